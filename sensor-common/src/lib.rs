@@ -1,0 +1,2 @@
+//! The kernel/userspace ABI.
+#![no_std]

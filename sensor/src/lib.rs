@@ -1,1 +1,3 @@
 //! The daemon.
+pub mod ledger;
+pub mod recording;

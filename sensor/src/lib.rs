@@ -1,3 +1,5 @@
 //! The daemon.
+pub mod clock;
 pub mod ledger;
+pub mod procfs;
 pub mod recording;

@@ -1,10 +1,25 @@
-//! The public schema `sensor.v1`: the single definition of what an event is. The generated types are the events that
-//! the daemon works on; there is no parallel hierarchy. This crate does no input or output and holds no policy.
+//! The public schema `sensor.v1`: the single definition of what an event is.
+//!
+//! The generated types are the events that the daemon works on; there is no parallel hierarchy. The build script makes from the
+//! same files the types ([`v1`]), the field numbers ([`field`]), the tables with all documentation ([`schema`]) and the JSON
+//! view ([`json`]). This crate does no input or output and holds no policy.
 #![forbid(unsafe_code)]
 
-/// The schema, version 1: the messages and enumerations of `proto/sensor/v1/`.
+pub mod docs;
+mod event;
+pub mod identity;
+pub mod json;
+pub mod rows;
+pub mod schema;
+
+/// The messages and enumerations of `proto/sensor/v1/`, made by the protobuf compiler.
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/sensor.v1.rs"));
+}
+
+/// Numbers of the fields of every message, for lists of absent fields: `field::process::IMAGE`.
+pub mod field {
+    include!(concat!(env!("OUT_DIR"), "/sensor.v1.field.rs"));
 }
 
 /// The compiled schema with its comments: an encoded `google.protobuf.FileDescriptorSet`.

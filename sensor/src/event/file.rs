@@ -1,0 +1,160 @@
+//! File family.
+
+use sensor_common::layout::Field;
+use sensor_common::record::{FileIdentity, TextRef};
+use sensor_proto::field::file_info as number;
+use sensor_proto::v1;
+
+use super::{Absences, Context};
+
+/// `s_magic` of overlayfs (linux/magic.h).
+pub const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
+/// File facts of a record: the inode as the kernel had it and the path in the process's view.
+#[must_use]
+pub fn file_info(context: &Context<'_>, file: &FileIdentity, path: TextRef<'_>) -> v1::FileInfo {
+    let mut absent = Absences::default();
+    let unread = v1::AbsentReason::ReadFailed;
+    if path.text.absent() {
+        absent.note(number::PATH, unread);
+    }
+    let mut info = v1::FileInfo {
+        path: super::text(path),
+        path_truncated: path.text.truncated(),
+        path_true_bytes: (path.text.truncated()
+            && path.text.true_len != sensor_common::record::Text::LONGER)
+            .then_some(path.text.true_len),
+        ..v1::FileInfo::default()
+    };
+    if file.inode == 0 && file.mode == 0 {
+        // Nothing of the inode was read.
+        for field in [number::DEVICE, number::INODE, number::MODE, number::SIZE] {
+            absent.note(field, unread);
+        }
+        info.absent = absent.into_vec();
+        return info;
+    }
+    let mut known = |field, value, number| context.known(field, value, number, &mut absent);
+    info.device = known(Field::SbDev, file.device, number::DEVICE).map(user_device);
+    info.generation = known(Field::InodeGeneration, file.generation, number::GENERATION);
+    info.mode = known(Field::InodeMode, file.mode, number::MODE);
+    let owner = |id| v1::User { id, ..v1::User::default() };
+    info.owner_user = known(Field::InodeUid, file.uid, number::OWNER_USER).map(owner);
+    info.owner_group = known(Field::InodeGid, file.gid, number::OWNER_GROUP)
+        .map(|id| v1::Group { id, ..v1::Group::default() });
+    info.links = known(Field::InodeNlink, file.nlink, number::LINKS);
+    let mut known = |field, value, number| context.known(field, value, number, &mut absent);
+    info.inode = known(Field::InodeIno, file.inode, number::INODE);
+    info.size = known(Field::InodeSize, file.size, number::SIZE);
+    info.fs_magic = known(Field::SbMagic, file.fs_magic, number::FS_MAGIC);
+    info.mtime_ns = context.known(Field::InodeMtimeSec, file.mtime_ns, number::MTIME_NS, &mut absent);
+    info.ctime_ns = context.known(Field::InodeCtimeSec, file.ctime_ns, number::CTIME_NS, &mut absent);
+    info.unlinked = info.links == Some(0);
+    info.overlay = info.fs_magic == Some(OVERLAYFS_MAGIC);
+    info.set_type(info.mode.map_or(v1::FileType::Unspecified, file_type));
+    info.absent = absent.into_vec();
+    info
+}
+
+/// Takes over what changed until the last writer closed the file: size, times, mode, owner, links.
+pub fn merge_closed(info: &mut v1::FileInfo, closed: v1::FileInfo) {
+    info.size = closed.size;
+    info.mtime_ns = closed.mtime_ns;
+    info.ctime_ns = closed.ctime_ns;
+    info.mode = closed.mode;
+    info.links = closed.links;
+    info.unlinked = closed.unlinked;
+    let same = |old: Option<u32>, new: Option<u32>| old == new;
+    if !same(
+        info.owner_user.as_ref().map(|user| user.id),
+        closed.owner_user.as_ref().map(|user| user.id),
+    ) {
+        info.owner_user = closed.owner_user;
+    }
+    if !same(
+        info.owner_group.as_ref().map(|group| group.id),
+        closed.owner_group.as_ref().map(|group| group.id),
+    ) {
+        info.owner_group = closed.owner_group;
+    }
+}
+
+/// The kernel's `MKDEV(major, minor)` (20 bits of minor) as stat(2) has it (`new_encode_dev`).
+#[must_use]
+pub fn user_device(device: u32) -> u32 {
+    let (major, minor) = (device >> 20, device & 0xf_ffff);
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// Kind of file of a mode (`S_IFMT`).
+#[must_use]
+pub fn file_type(mode: u32) -> v1::FileType {
+    match mode & 0o170_000 {
+        0o100_000 => v1::FileType::Regular,
+        0o040_000 => v1::FileType::Directory,
+        0o120_000 => v1::FileType::Symlink,
+        0o010_000 => v1::FileType::Fifo,
+        0o140_000 => v1::FileType::Socket,
+        0o020_000 => v1::FileType::CharacterDevice,
+        0o060_000 => v1::FileType::BlockDevice,
+        _ => v1::FileType::Unspecified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sensor_common::layout::KernelLayout;
+    use sensor_common::record::Text;
+
+    use super::*;
+
+    fn identity() -> FileIdentity {
+        FileIdentity {
+            inode: 12,
+            size: 100,
+            mtime_ns: 5,
+            ctime_ns: 6,
+            fs_magic: 0xef53,
+            device: (8 << 20) | 300,
+            mode: 0o100_755,
+            nlink: 1,
+            ..FileIdentity::default()
+        }
+    }
+
+    fn path(bytes: &[u8]) -> TextRef<'_> {
+        let len = u32::try_from(bytes.len()).unwrap();
+        TextRef { bytes, text: Text { len, true_len: len } }
+    }
+
+    #[test]
+    fn a_field_that_did_not_resolve_is_absent_with_its_reason() {
+        let mut layout = KernelLayout { values: [0; Field::COUNT] };
+        layout.values[Field::InodeGeneration as usize] = sensor_common::layout::ABSENT;
+        let context = Context { layout: &layout, wall_minus_boot_ns: 0 };
+        let info = file_info(&context, &identity(), path(b"/bin/x"));
+        assert_eq!(info.generation, None);
+        assert_eq!(info.inode, Some(12));
+        assert_eq!(info.r#type(), v1::FileType::Regular);
+        let reasons: Vec<_> = info.absent.iter().map(|gap| (gap.field, gap.reason())).collect();
+        assert_eq!(reasons, [(number::GENERATION, v1::AbsentReason::UnresolvedInBtf)]);
+    }
+
+    #[test]
+    fn devices_are_encoded_as_stat_does() {
+        // 8:300 is 0x1008 | low bits: makedev(8, 300) of glibc within 32 bits.
+        let (major, minor) = (8_u64, 300_u64);
+        let encoded = u64::from(user_device((8 << 20) | 300));
+        assert_eq!((encoded >> 8) & 0xfff, major);
+        assert_eq!((encoded & 0xff) | ((encoded >> 12) & 0xfff00), minor);
+    }
+
+    #[test]
+    fn an_unread_inode_is_said_to_be_unread() {
+        let layout = KernelLayout { values: [0; Field::COUNT] };
+        let context = Context { layout: &layout, wall_minus_boot_ns: 0 };
+        let info = file_info(&context, &FileIdentity::default(), path(b"/bin/x"));
+        assert_eq!(info.size, None);
+        assert!(info.absent.iter().any(|gap| gap.field == number::INODE));
+    }
+}

@@ -3,9 +3,9 @@
 //! Pure: no `/proc`, no clock but the offset that is handed in. A field that the running kernel's layout lacks is left
 //! out and named in `absent` with its reason, never guessed.
 
+use sensor_common::UNKNOWN;
 use sensor_common::layout::{Field, KernelLayout};
 use sensor_common::record::{Header, Lane, Subject, TextRef, subject_flag};
-use sensor_common::UNKNOWN;
 use sensor_proto::v1;
 
 mod file;
@@ -31,7 +31,9 @@ impl Context<'_> {
     /// A time of the boot clock by the wall clock, ns since 1970; saturates.
     #[must_use]
     pub fn wall_ns(&self, boot_ns: u64) -> i64 {
-        i64::try_from(boot_ns).unwrap_or(i64::MAX).saturating_add(self.wall_minus_boot_ns)
+        i64::try_from(boot_ns)
+            .unwrap_or(i64::MAX)
+            .saturating_add(self.wall_minus_boot_ns)
     }
 
     /// `value` where the layout has `field`; otherwise notes `number` as unresolved.
@@ -52,7 +54,7 @@ pub(crate) struct Absences(Vec<v1::Absent>);
 impl Absences {
     /// Field `number` is missing for `reason`.
     pub(crate) fn note(&mut self, number: u32, reason: v1::AbsentReason) {
-        self.0.push(v1::Absent { field: number, reason: reason.into() });
+        self.0.push(v1::Absent::new(number, reason));
     }
 
     /// What was noted.
@@ -66,7 +68,12 @@ impl Absences {
 /// The id and the process reference's `unique_pid` and `exec_id` are given later, by those who number events and keep
 /// the process table.
 #[must_use]
-pub fn envelope(context: &Context<'_>, header: &Header, lane: Lane, backend: v1::Backend) -> v1::Event {
+pub fn envelope(
+    context: &Context<'_>,
+    header: &Header,
+    lane: Lane,
+    backend: v1::Backend,
+) -> v1::Event {
     v1::Event {
         time_ns: context.wall_ns(header.time_boot_ns),
         time_boot_ns: header.time_boot_ns,

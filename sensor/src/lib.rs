@@ -1,5 +1,7 @@
 //! The daemon.
+
 pub mod clock;
+pub mod event;
 pub mod kernel;
 pub mod ledger;
 pub mod procfs;

@@ -9,13 +9,18 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["clock", "config", "exit", "ledger"],
     &["event", "format", "kernel", "procfs", "recording"],
-    &["enrich", "filter", "loader", "probe", "reader", "selftest", "sink"],
+    &[
+        "enrich", "filter", "loader", "probe", "reader", "selftest", "sink",
+    ],
     &["pipeline", "run"],
     &["args", "command", "main"],
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -86,7 +91,9 @@ fn imports(code: &str) -> BTreeSet<String> {
                 }
                 found.insert(name);
             } else {
-                let name = rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next();
+                let name = rest
+                    .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                    .next();
                 found.insert(name.unwrap_or_default().to_owned());
             }
         }
@@ -105,13 +112,19 @@ fn modules_import_only_from_their_own_or_a_lower_layer() {
             continue;
         }
         let Some(own) = layer(&from) else {
-            wrong.push(format!("{}: module `{from}` is in no layer", path.display()));
+            wrong.push(format!(
+                "{}: module `{from}` is in no layer",
+                path.display()
+            ));
             continue;
         };
         for to in imports(&code(&path)) {
             match layer(&to) {
                 Some(other) if other > own => {
-                    wrong.push(format!("{}: `{from}` imports `{to}`, a layer up", path.display()));
+                    wrong.push(format!(
+                        "{}: `{from}` imports `{to}`, a layer up",
+                        path.display()
+                    ));
                 }
                 Some(other) if other == own && to != from => {
                     same_layer.entry(from.clone()).or_default().insert(to);
@@ -125,7 +138,10 @@ fn modules_import_only_from_their_own_or_a_lower_layer() {
         let mut seen = BTreeSet::new();
         let mut next: Vec<&String> = same_layer[start].iter().collect();
         while let Some(module) = next.pop() {
-            assert_ne!(module, start, "modules of one layer import each other in a circle");
+            assert_ne!(
+                module, start,
+                "modules of one layer import each other in a circle"
+            );
             if seen.insert(module) {
                 next.extend(same_layer.get(module).into_iter().flatten());
             }
@@ -146,9 +162,23 @@ fn every_layered_module_exists() {
 
 #[test]
 fn unsafe_code_stands_only_where_it_may() {
-    let allowed = ["read.rs", "task.rs", "path.rs", "layout.rs", "emit.rs", "filter.rs", "map.rs"];
+    let allowed = [
+        "read.rs",
+        "task.rs",
+        "path.rs",
+        "layout.rs",
+        "emit.rs",
+        "filter.rs",
+        "map.rs",
+    ];
     let mut wrong = Vec::new();
-    for folder in ["sensor/src", "sensor-common/src", "sensor-proto/src", "sensor-ebpf/src", "xtask/src"] {
+    for folder in [
+        "sensor/src",
+        "sensor-common/src",
+        "sensor-proto/src",
+        "sensor-ebpf/src",
+        "xtask/src",
+    ] {
         for path in sources(&root().join(folder)) {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let text = code(&path);
@@ -172,7 +202,10 @@ fn unsafe_code_stands_only_where_it_may() {
 fn only_in(needles: &[&str], allowed: &[&str]) {
     let mut wrong = Vec::new();
     for path in sources(&root().join("sensor/src")) {
-        let inside = path.strip_prefix(root().join("sensor/src")).unwrap().to_owned();
+        let inside = path
+            .strip_prefix(root().join("sensor/src"))
+            .unwrap()
+            .to_owned();
         if allowed.iter().any(|allowed| inside.starts_with(allowed)) {
             continue;
         }
@@ -215,7 +248,16 @@ fn no_queue_is_unbounded_and_no_name_service_is_asked() {
 
 #[test]
 fn aya_is_known_to_the_loading_modules_only() {
-    only_in(&["aya::"], &["kernel.rs", "kernel", "probe.rs", "loader.rs", "filter/lower.rs"]);
+    only_in(
+        &["aya::"],
+        &[
+            "kernel.rs",
+            "kernel",
+            "probe.rs",
+            "loader.rs",
+            "filter/lower.rs",
+        ],
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sensor_proto::v1;
 use super::{Absences, Context};
 
 /// `s_magic` of overlayfs (linux/magic.h).
-pub const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
 /// File facts of a record: the inode as the kernel had it and the path in the process's view.
 #[must_use]
@@ -38,20 +38,38 @@ pub fn file_info(context: &Context<'_>, file: &FileIdentity, path: TextRef<'_>) 
     info.device = known(Field::SbDev, file.device, number::DEVICE).map(user_device);
     info.generation = known(Field::InodeGeneration, file.generation, number::GENERATION);
     info.mode = known(Field::InodeMode, file.mode, number::MODE);
-    let owner = |id| v1::User { id, ..v1::User::default() };
+    let owner = |id| v1::User {
+        id,
+        ..v1::User::default()
+    };
     info.owner_user = known(Field::InodeUid, file.uid, number::OWNER_USER).map(owner);
-    info.owner_group = known(Field::InodeGid, file.gid, number::OWNER_GROUP)
-        .map(|id| v1::Group { id, ..v1::Group::default() });
+    info.owner_group = known(Field::InodeGid, file.gid, number::OWNER_GROUP).map(|id| v1::Group {
+        id,
+        ..v1::Group::default()
+    });
     info.links = known(Field::InodeNlink, file.nlink, number::LINKS);
     let mut known = |field, value, number| context.known(field, value, number, &mut absent);
     info.inode = known(Field::InodeIno, file.inode, number::INODE);
     info.size = known(Field::InodeSize, file.size, number::SIZE);
     info.fs_magic = known(Field::SbMagic, file.fs_magic, number::FS_MAGIC);
-    info.mtime_ns = context.known(Field::InodeMtimeSec, file.mtime_ns, number::MTIME_NS, &mut absent);
-    info.ctime_ns = context.known(Field::InodeCtimeSec, file.ctime_ns, number::CTIME_NS, &mut absent);
+    info.mtime_ns = context.known(
+        Field::InodeMtimeSec,
+        file.mtime_ns,
+        number::MTIME_NS,
+        &mut absent,
+    );
+    info.ctime_ns = context.known(
+        Field::InodeCtimeSec,
+        file.ctime_ns,
+        number::CTIME_NS,
+        &mut absent,
+    );
     info.unlinked = info.links == Some(0);
     info.overlay = info.fs_magic == Some(OVERLAYFS_MAGIC);
-    info.set_type(info.mode.map_or(v1::FileType::Unspecified, file_type));
+    info.set_type(
+        info.mode
+            .map_or(v1::FileType::Unspecified, v1::FileType::from_mode),
+    );
     info.absent = absent.into_vec();
     info
 }
@@ -81,24 +99,9 @@ pub fn merge_closed(info: &mut v1::FileInfo, closed: v1::FileInfo) {
 
 /// The kernel's `MKDEV(major, minor)` (20 bits of minor) as stat(2) has it (`new_encode_dev`).
 #[must_use]
-pub fn user_device(device: u32) -> u32 {
+fn user_device(device: u32) -> u32 {
     let (major, minor) = (device >> 20, device & 0xf_ffff);
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
-/// Kind of file of a mode (`S_IFMT`).
-#[must_use]
-pub fn file_type(mode: u32) -> v1::FileType {
-    match mode & 0o170_000 {
-        0o100_000 => v1::FileType::Regular,
-        0o040_000 => v1::FileType::Directory,
-        0o120_000 => v1::FileType::Symlink,
-        0o010_000 => v1::FileType::Fifo,
-        0o140_000 => v1::FileType::Socket,
-        0o020_000 => v1::FileType::CharacterDevice,
-        0o060_000 => v1::FileType::BlockDevice,
-        _ => v1::FileType::Unspecified,
-    }
 }
 
 #[cfg(test)]
@@ -124,20 +127,35 @@ mod tests {
 
     fn path(bytes: &[u8]) -> TextRef<'_> {
         let len = u32::try_from(bytes.len()).unwrap();
-        TextRef { bytes, text: Text { len, true_len: len } }
+        TextRef {
+            bytes,
+            text: Text { len, true_len: len },
+        }
     }
 
     #[test]
     fn a_field_that_did_not_resolve_is_absent_with_its_reason() {
-        let mut layout = KernelLayout { values: [0; Field::COUNT] };
+        let mut layout = KernelLayout {
+            values: [0; Field::COUNT],
+        };
         layout.values[Field::InodeGeneration as usize] = sensor_common::layout::ABSENT;
-        let context = Context { layout: &layout, wall_minus_boot_ns: 0 };
+        let context = Context {
+            layout: &layout,
+            wall_minus_boot_ns: 0,
+        };
         let info = file_info(&context, &identity(), path(b"/bin/x"));
         assert_eq!(info.generation, None);
         assert_eq!(info.inode, Some(12));
         assert_eq!(info.r#type(), v1::FileType::Regular);
-        let reasons: Vec<_> = info.absent.iter().map(|gap| (gap.field, gap.reason())).collect();
-        assert_eq!(reasons, [(number::GENERATION, v1::AbsentReason::UnresolvedInBtf)]);
+        let reasons: Vec<_> = info
+            .absent
+            .iter()
+            .map(|gap| (gap.field, gap.reason()))
+            .collect();
+        assert_eq!(
+            reasons,
+            [(number::GENERATION, v1::AbsentReason::UnresolvedInBtf)]
+        );
     }
 
     #[test]
@@ -151,8 +169,13 @@ mod tests {
 
     #[test]
     fn an_unread_inode_is_said_to_be_unread() {
-        let layout = KernelLayout { values: [0; Field::COUNT] };
-        let context = Context { layout: &layout, wall_minus_boot_ns: 0 };
+        let layout = KernelLayout {
+            values: [0; Field::COUNT],
+        };
+        let context = Context {
+            layout: &layout,
+            wall_minus_boot_ns: 0,
+        };
         let info = file_info(&context, &FileIdentity::default(), path(b"/bin/x"));
         assert_eq!(info.size, None);
         assert!(info.absent.iter().any(|gap| gap.field == number::INODE));

@@ -1,8 +1,8 @@
 //! Process family. What a process is, is in the process table's message; the bodies here say what it did.
 
+use sensor_common::UNKNOWN;
 use sensor_common::layout::Field;
 use sensor_common::record::{ExecRecord, ExitRecord, ForkRecord, Parsed};
-use sensor_common::UNKNOWN;
 use sensor_proto::field::{exit as exit_number, fork as fork_number};
 use sensor_proto::v1;
 
@@ -14,7 +14,10 @@ pub fn exec(record: &Parsed<'_, ExecRecord>) -> v1::Exec {
     let filename = record.text(1);
     let mut absent = Absences::default();
     if filename.text.absent() {
-        absent.note(sensor_proto::field::exec::FILENAME, v1::AbsentReason::ReadFailed);
+        absent.note(
+            sensor_proto::field::exec::FILENAME,
+            v1::AbsentReason::ReadFailed,
+        );
     }
     v1::Exec {
         filename: super::text(filename),

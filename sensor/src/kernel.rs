@@ -7,7 +7,25 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub mod btf;
+pub mod feature;
 pub mod layout;
+pub mod sys;
+
+/// An error with all that caused it, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries print the cause in the error's own text too.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
 
 /// Reads a whole file of at most `limit` bytes.
 ///

@@ -1,7 +1,12 @@
 //! The daemon.
 
+#![deny(unsafe_code)]
+
+pub mod args;
 pub mod clock;
+pub mod config;
 pub mod event;
+pub mod exit;
 pub mod kernel;
 pub mod ledger;
 pub mod procfs;

@@ -1,0 +1,172 @@
+//! What the documentation of the configuration says, made from the types themselves: their doc comments, defaults and schema.
+
+use serde_json::Value;
+
+use crate::config::file::ConfigFile;
+
+/// The JSON schema of the configuration file, indented.
+///
+/// # Errors
+/// What serialisation reports; a schema is plain JSON.
+pub fn schema_json() -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(&schemars::schema_for!(ConfigFile))
+}
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+<!-- Generated from sensor/src/config/file.rs and rule.rs; do not edit. `cargo xtask docs` writes it anew. -->
+
+`sensor` reads `/etc/sensor/sensor.toml`, then the files `/etc/sensor/conf.d/*.toml` in the order of their names; with
+`--config FILE` that file alone. All may be absent. Defaults < sensor.toml < conf.d < flags: a value or list of a later
+source replaces that of an earlier one, except `[[filter.rule]]`, whose rules follow one another. Of the environment only
+`SENSOR_LOG` and `NO_COLOR` count.
+
+Sizes and times are texts with a unit: `\"64MiB\"` (B, KiB, MiB, GiB, TiB), `\"5s\"` (us, ms, s, m, h, d). Paths are
+absolute. `sensor config check` tells every error with file, line, column and key; `sensor config show` prints what is in
+effect; `sensor config schema` prints a JSON schema for editors.
+";
+
+/// docs/config.md: every key with its type, default and meaning.
+pub fn docs_markdown() -> String {
+    let schema = schemars::schema_for!(ConfigFile).to_value();
+    let mut out = String::from(INTRODUCTION);
+    let defaults = serde_json::to_value(ConfigFile::default()).unwrap_or_default();
+    for (name, table) in properties(&schema, &schema) {
+        section(
+            &mut out,
+            &schema,
+            &format!("[{name}]"),
+            table,
+            defaults.get(name),
+        );
+    }
+    if let Some(rule) = schema.pointer("/$defs/FilterRule") {
+        section(&mut out, &schema, "[[filter.rule]]", rule, None);
+    }
+    out
+}
+
+fn section(out: &mut String, schema: &Value, title: &str, table: &Value, defaults: Option<&Value>) {
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        out.push_str(&text.to_string());
+        out.push('\n');
+    };
+    line(format_args!(
+        "\n## `{title}`\n\n{}\n",
+        description(table).trim()
+    ));
+    line(format_args!(
+        "| key | type | default | meaning |\n|---|---|---|---|"
+    ));
+    let required = |name: &str| {
+        let names = table.get("required").and_then(Value::as_array);
+        names.is_some_and(|names| names.iter().any(|required| required == name))
+    };
+    let mut keys: Vec<_> = properties(schema, table).collect();
+    keys.sort_by_key(|(name, _)| !required(name));
+    for (name, key) in keys {
+        let default = match defaults.and_then(|table| table.get(name)) {
+            _ if required(name) => "required".to_owned(),
+            Some(value) => format!("`{}`", toml_text(value)),
+            None => "absent".to_owned(),
+        };
+        let meaning = cell(description(key));
+        line(format_args!(
+            "| `{name}` | {} | {} | {meaning} |",
+            cell(&type_text(schema, key)),
+            cell(&default)
+        ));
+    }
+}
+
+fn properties<'a>(
+    schema: &'a Value,
+    table: &'a Value,
+) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    let properties = resolve(schema, table)
+        .get("properties")
+        .and_then(Value::as_object);
+    properties
+        .into_iter()
+        .flatten()
+        .map(|(name, key)| (name.as_str(), key))
+}
+
+fn resolve<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
+    let any = node
+        .get("anyOf")
+        .and_then(Value::as_array)
+        .and_then(|any| any.first());
+    let node = any.unwrap_or(node);
+    let reference = node.get("$ref").and_then(Value::as_str);
+    let target = reference.and_then(|reference| reference.strip_prefix('#'));
+    target
+        .and_then(|pointer| schema.pointer(pointer))
+        .unwrap_or(node)
+}
+
+fn description(node: &Value) -> &str {
+    node.get("description")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Text for one cell of a table.
+fn cell(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
+}
+
+fn type_text(schema: &Value, key: &Value) -> String {
+    let node = resolve(schema, key);
+    let words = |values: &mut dyn Iterator<Item = &Value>| {
+        let words: Vec<String> = values
+            .filter_map(Value::as_str)
+            .map(|word| format!("`\"{word}\"`"))
+            .collect();
+        words.join(" ")
+    };
+    if let Some(values) = node.get("enum").and_then(Value::as_array) {
+        return words(&mut values.iter());
+    }
+    if let Some(variants) = node.get("oneOf").and_then(Value::as_array) {
+        return words(&mut variants.iter().filter_map(|variant| variant.get("const")));
+    }
+    match node.get("format").and_then(Value::as_str) {
+        Some("size") => return "size".to_owned(),
+        Some("time") => return "time".to_owned(),
+        _ => {}
+    }
+    let kind = node.get("type").map(|kind| match kind {
+        // `Option`: the type itself and null, which TOML does not have.
+        Value::Array(kinds) => kinds.first().and_then(Value::as_str).unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            kind.as_str().unwrap_or_default()
+        }
+    });
+    match kind {
+        Some("array") => {
+            let inner = node.get("items").map(|items| type_text(schema, items));
+            format!("list of {}", inner.unwrap_or_default())
+        }
+        Some("boolean") => "true or false".to_owned(),
+        Some("integer") => "number".to_owned(),
+        Some("object") => "table".to_owned(),
+        Some("string") => "text".to_owned(),
+        other => other.unwrap_or_default().to_owned(),
+    }
+}
+
+fn toml_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("\"{text}\""),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(toml_text).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}

@@ -1,0 +1,434 @@
+//! The configuration file as typed: one struct per table, each key with its meaning, each default a constant with its reason.
+//! Refuses to decide what values mean together: that is `Config`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::rule::FilterRule;
+use crate::config::unit::{EventName, Size, Span};
+
+/// Configuration of `sensor`. Every key has a default; an empty file is a good configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    /// What is reported.
+    pub events: EventsTable,
+    /// Where the sensor looks.
+    pub scope: ScopeTable,
+    /// How programs are attached to the kernel.
+    pub loader: LoaderTable,
+    /// Ring buffers between the kernel and the sensor. Each lane has its own, so that a flood in one does not displace
+    /// another. Sizes are powers of two and at least one page.
+    pub ring: RingTable,
+    /// Between the rings and the rest of the pipeline.
+    pub reader: ReaderTable,
+    /// Events leave in the order of the kernel's clock; those of different processors are sorted within a window.
+    pub reorder: ReorderTable,
+    /// Memory of processes, running and recently ended.
+    pub process_table: ProcessTableTable,
+    /// Hashes of executed, created and loaded files.
+    pub hash: HashTable,
+    /// Environment variables of executed programs, and secrets.
+    pub environment: EnvironmentTable,
+    /// Names of users and groups.
+    pub user: UserTable,
+    /// Containers.
+    pub container: ContainerTable,
+    /// Where events go.
+    pub output: OutputTable,
+    /// Which events are dropped or merged on purpose. Rules are read again on SIGHUP; every other change needs a restart.
+    pub filter: FilterTable,
+}
+
+/// `[events]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsTable {
+    /// Event types that are reported. Processes are followed through exec, exit and fork whether or not these are reported.
+    pub enabled: Vec<EventName>,
+}
+
+/// Default of `events.enabled` leaves these out: a fork says nothing that the exec or the exit of the child does not say
+/// again, and there are many.
+const OFF_BY_DEFAULT: [&str; 1] = ["fork"];
+
+impl Default for EventsTable {
+    fn default() -> Self {
+        let enabled = EventName::all()
+            .filter(|name| !OFF_BY_DEFAULT.contains(&name.to_string().as_str()))
+            .collect();
+        Self { enabled }
+    }
+}
+
+/// `[scope]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScopeTable {
+    /// Directory of a cgroup (version 2): nothing outside it is recorded, read or shown. Absent: the whole host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Kind of hooks that the loader uses.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendChoice {
+    /// The best that this kernel allows, chosen per event type by trial.
+    #[default]
+    Auto,
+    /// BPF trampolines only.
+    Fentry,
+    /// Kprobes only.
+    Kprobe,
+    /// The exit of system calls only.
+    SyscallExit,
+}
+
+/// `[loader]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoaderTable {
+    /// Kind of hooks. All but `auto` are for tests and for finding faults.
+    pub backend: BackendChoice,
+}
+
+/// Execs and exits are few but must not be lost: room for some 10,000 execs with short arguments while the reader is stopped.
+pub const RING_PROCESS: Size = Size::mib(4);
+/// Unpacking an archive creates 100,000 files in a burst of a second: at 200 bytes each they fit nearly whole.
+pub const RING_FILE: Size = Size::mib(16);
+/// Connections come in smaller bursts than files; 50,000 fit.
+pub const RING_NETWORK: Size = Size::mib(8);
+/// Heartbeats and notices of the probes: a few per second.
+pub const RING_CONTROL: Size = Size::kib(256);
+
+/// `[ring]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RingTable {
+    /// Exec, fork, exit, module loads.
+    pub process: Size,
+    /// File creations.
+    pub file: Size,
+    /// Connections.
+    pub network: Size,
+    /// What the probes tell the sensor itself.
+    pub control: Size,
+}
+
+impl Default for RingTable {
+    fn default() -> Self {
+        Self {
+            process: RING_PROCESS,
+            file: RING_FILE,
+            network: RING_NETWORK,
+            control: RING_CONTROL,
+        }
+    }
+}
+
+/// One second of a heavy burst; at some 500 bytes per decoded event this is 16 MiB at worst.
+pub const READER_QUEUE: u32 = 32_768;
+
+/// `[reader]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReaderTable {
+    /// Decoded events that may wait for enrichment; more are lost and counted as `queue_full`.
+    pub queue: u32,
+}
+
+impl Default for ReaderTable {
+    fn default() -> Self {
+        Self {
+            queue: READER_QUEUE,
+        }
+    }
+}
+
+/// Rings are drained at least this often; what is older than this is not overtaken any more.
+pub const REORDER_WINDOW: Span = Span::millis(50);
+/// As many as the queue behind the reader holds.
+pub const REORDER_CAPACITY: u32 = 32_768;
+
+/// `[reorder]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReorderTable {
+    /// How long an event waits for earlier ones of other processors.
+    pub window: Span,
+    /// Events that may wait so; when more do, the oldest leave early.
+    pub capacity: u32,
+}
+
+impl Default for ReorderTable {
+    fn default() -> Self {
+        Self {
+            window: REORDER_WINDOW,
+            capacity: REORDER_CAPACITY,
+        }
+    }
+}
+
+/// Some 10,000 processes with ordinary arguments and environment; keeps the daemon under 64 MB whatever the host does.
+pub const PROCESS_TABLE_BUDGET: Size = Size::mib(24);
+/// Late events of an ended process (a file's last close, a hash) come within seconds.
+pub const PROCESS_TABLE_GRACE: Span = Span::secs(30);
+
+/// `[process_table]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessTableTable {
+    /// Memory that processes may take; beyond it those ended longest ago are forgotten first, and counted.
+    pub budget: Size,
+    /// How long an ended process is remembered.
+    pub grace: Span,
+}
+
+impl Default for ProcessTableTable {
+    fn default() -> Self {
+        Self {
+            budget: PROCESS_TABLE_BUDGET,
+            grace: PROCESS_TABLE_GRACE,
+        }
+    }
+}
+
+/// One thread hashes 500 MB/s and more; a second one keeps small files moving while a large one is read.
+pub const HASH_THREADS: u32 = 2;
+/// Executables and modules are smaller; reading more would cost the host seconds of disk time per file.
+pub const HASH_MAX_FILE_SIZE: Size = Size::mib(256);
+/// A healthy disk reads the largest allowed file in this time.
+pub const HASH_TIMEOUT: Span = Span::secs(10);
+/// Files of one burst; a waiting file costs some 200 bytes.
+pub const HASH_QUEUE: u32 = 8_192;
+/// Most files are hashed within it; what takes longer follows as a patch event.
+pub const HASH_HOLD: Span = Span::millis(200);
+/// All programs of a busy host; some 200 bytes each.
+pub const HASH_CACHE_ENTRIES: u32 = 16_384;
+/// File systems whose reads can hang on another process or host, or have no content of their own.
+pub const HASH_REFUSED_FILESYSTEMS: [&str; 16] = [
+    "fuse", "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "autofs", "coda", "gfs2", "ocfs2",
+    "lustre", "proc", "sysfs", "devpts",
+];
+
+/// `[hash]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HashTable {
+    /// Threads that read files.
+    pub threads: u32,
+    /// Larger files are not hashed: verdict `too_large`.
+    pub max_file_size: Size,
+    /// Time that one file may take: verdict `timeout`.
+    pub timeout: Span,
+    /// Make MD5 as well. SHA-256 is always made.
+    pub md5: bool,
+    /// Make SHA-1 as well.
+    pub sha1: bool,
+    /// Files that may wait to be hashed; more leave without a hash, and are counted.
+    pub queue: u32,
+    /// How long an event waits for its hashes before it leaves without them and a patch event follows.
+    pub hold: Span,
+    /// Contents whose hashes are remembered.
+    pub cache_entries: u32,
+    /// File systems that are never read, by type name: verdict `refused_fs`.
+    pub refused_filesystems: Vec<String>,
+    /// Hold a read lease on a file while it is hashed, so that a writer in that time is noticed at once.
+    pub leases: bool,
+}
+
+impl Default for HashTable {
+    fn default() -> Self {
+        Self {
+            threads: HASH_THREADS,
+            max_file_size: HASH_MAX_FILE_SIZE,
+            timeout: HASH_TIMEOUT,
+            md5: true,
+            sha1: false,
+            queue: HASH_QUEUE,
+            hold: HASH_HOLD,
+            cache_entries: HASH_CACHE_ENTRIES,
+            refused_filesystems: owned(&HASH_REFUSED_FILESYSTEMS),
+            leases: false,
+        }
+    }
+}
+
+/// Variables that change what a program loads or runs, say who is behind it, or mark a container; nothing else leaves the host.
+pub const ENVIRONMENT_ALLOW: [&str; 33] = [
+    "LD_*",
+    "GLIBC_TUNABLES",
+    "PATH",
+    "SHELL",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "PWD",
+    "TERM",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "SSH_*",
+    "SUDO_*",
+    "BASH_ENV",
+    "ENV",
+    "PROMPT_COMMAND",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "PYTHONHOME",
+    "PERL5LIB",
+    "PERL5OPT",
+    "RUBYLIB",
+    "RUBYOPT",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "JAVA_TOOL_OPTIONS",
+    "_JAVA_OPTIONS",
+    "CLASSPATH",
+    "container",
+    "container_uuid",
+    "KUBERNETES_SERVICE_HOST",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+];
+/// Words by which programs name their secrets.
+pub const ENVIRONMENT_REDACT: [&str; 12] = [
+    "*PASSWORD*",
+    "*PASSWD*",
+    "*PASSPHRASE*",
+    "*SECRET*",
+    "*TOKEN*",
+    "*API_KEY*",
+    "*APIKEY*",
+    "*ACCESS_KEY*",
+    "*PRIVATE_KEY*",
+    "*CREDENTIAL*",
+    "*COOKIE*",
+    "*BEARER*",
+];
+
+/// `[environment]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EnvironmentTable {
+    /// Names of the variables that are sent; `*` stands for any characters. All others only count.
+    pub allow: Vec<String>,
+    /// Names whose values are replaced before anything is written, in the environment and in arguments
+    /// (`--password=...`); `*` stands for any characters, case does not matter.
+    pub redact: Vec<String>,
+}
+
+impl Default for EnvironmentTable {
+    fn default() -> Self {
+        Self {
+            allow: owned(&ENVIRONMENT_ALLOW),
+            redact: owned(&ENVIRONMENT_REDACT),
+        }
+    }
+}
+
+/// `[user]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserTable {
+    /// Ask systemd's user database (varlink) for names that no passwd or group file has.
+    pub varlink: bool,
+}
+
+impl Default for UserTable {
+    fn default() -> Self {
+        Self { varlink: true }
+    }
+}
+
+/// `[container]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerTable {
+    /// Tell the container of a process, by its cgroup.
+    pub enabled: bool,
+}
+
+impl Default for ContainerTable {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// How events are written.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputFormat {
+    /// `pretty` on a terminal, else `json`.
+    #[default]
+    Auto,
+    /// One line an event, for people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A day of an ordinary host in a few files, each small enough for ordinary tools.
+pub const OUTPUT_ROTATE_SIZE: Size = Size::mib(256);
+/// One file a day at most.
+pub const OUTPUT_ROTATE_AGE: Span = Span::secs(86_400);
+/// With the default size at most 2 GiB of disk.
+pub const OUTPUT_KEEP: u32 = 7;
+/// Some seconds of a heavy burst, while a disk is full or slow.
+pub const OUTPUT_BUFFER: Size = Size::mib(8);
+
+/// `[output]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputTable {
+    /// How events are written to standard output. A file gets JSON lines unless this says `pretty`.
+    pub format: OutputFormat,
+    /// File that events are appended to, made with mode 0600. Absent: standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// A file that would grow beyond this is set aside as `<path>.1` and a new one begun. `"0B"`: never.
+    pub rotate_size: Size,
+    /// A file whose first event was written longer ago than this is set aside. `"0s"`: never.
+    pub rotate_age: Span,
+    /// Files set aside that are kept; older ones are deleted.
+    pub keep: u32,
+    /// Memory for events that wait to be written, while the output is slow or the disk full; more are lost and counted as
+    /// `output_full`.
+    pub buffer: Size,
+}
+
+impl Default for OutputTable {
+    fn default() -> Self {
+        Self {
+            format: OutputFormat::default(),
+            path: None,
+            rotate_size: OUTPUT_ROTATE_SIZE,
+            rotate_age: OUTPUT_ROTATE_AGE,
+            keep: OUTPUT_KEEP,
+            buffer: OUTPUT_BUFFER,
+        }
+    }
+}
+
+/// `[filter]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilterTable {
+    /// A file of `[[rule]]` tables, which follow the rules of the configuration itself. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_file: Option<PathBuf>,
+    /// Filter rules, in order: those of sensor.toml, then those of the files in conf.d by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<FilterRule>,
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}

@@ -1,0 +1,277 @@
+use proptest::prelude::*;
+
+use super::*;
+
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        Self(directory)
+    }
+
+    fn load(&self, overrides: Overrides) -> Result<Loaded, ConfigErrors> {
+        load(&Sources {
+            file: None,
+            directory: self.0.path().to_owned(),
+            overrides,
+        })
+    }
+
+    /// The errors, without the directory.
+    fn errors(&self) -> Vec<String> {
+        let errors = self
+            .load(Overrides::default())
+            .expect_err("errors")
+            .to_string();
+        let directory = format!("{}/", self.0.path().display());
+        errors
+            .replace(&directory, "")
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn check(text: &str, errors: &[&str]) {
+    assert_eq!(
+        Host::new(&[("sensor.toml", text)]).errors(),
+        errors,
+        "{text}"
+    );
+}
+
+#[test]
+fn nothing_at_all_is_the_defaults() {
+    let loaded = Host::new(&[]).load(Overrides::default()).unwrap();
+    assert_eq!(loaded.file, ConfigFile::default());
+    assert_eq!(loaded.config.ring.process_bytes, 4 << 20);
+    assert_eq!(loaded.config.ring.control_bytes, 256 << 10);
+    assert!(!loaded.config.events.contains(&EventType::Fork));
+    assert_eq!(loaded.config.events.len(), 5);
+    assert_eq!(loaded.config.reorder.window, Duration::from_millis(50));
+}
+
+#[test]
+fn later_sources_win() {
+    let host = Host::new(&[
+        (
+            "sensor.toml",
+            "[ring]\nfile = \"64KiB\"\nnetwork = \"1MiB\"\n[events]\nenabled = [\"exec\"]\n",
+        ),
+        ("conf.d/10-a.toml", "[ring]\nfile = \"128KiB\"\n"),
+        (
+            "conf.d/20-b.toml",
+            "[ring]\nfile = \"256KiB\"\n[events]\nenabled = [\"exit\", \"fork\"]\n",
+        ),
+        ("conf.d/ignored.txt", "nonsense"),
+    ]);
+    let loaded = host.load(Overrides::default()).unwrap();
+    assert_eq!(loaded.config.ring.file_bytes, 256 << 10);
+    assert_eq!(loaded.config.ring.network_bytes, 1 << 20);
+    let events: Vec<EventType> = loaded.config.events.into_iter().collect();
+    assert_eq!(events, [EventType::Exit, EventType::Fork]);
+    let flags = Overrides {
+        events: Some(vec![EventName(EventType::Connect)]),
+        backend: Some(BackendChoice::Kprobe),
+        ..Overrides::default()
+    };
+    let loaded = host.load(flags).unwrap();
+    assert_eq!(
+        loaded.config.events.into_iter().collect::<Vec<_>>(),
+        [EventType::Connect]
+    );
+    assert_eq!(loaded.config.backend, BackendChoice::Kprobe);
+}
+
+#[test]
+fn rules_follow_one_another_and_know_their_place() {
+    let host = Host::new(&[
+        ("rules.toml", "[[rule]]\nid = \"d\"\naction = \"include\"\n"),
+        (
+            "sensor.toml",
+            "[[filter.rule]]\nid = \"a\"\naction = \"exclude\"\n",
+        ),
+        (
+            "conf.d/1.toml",
+            "[[filter.rule]]\nid = \"b\"\naction = \"include\"\n\n[[filter.rule]]\nid = \"c\"\naction = \"exclude\"\n",
+        ),
+    ]);
+    let path = host.0.path().join("rules.toml");
+    std::fs::write(
+        host.0.path().join("conf.d/2.toml"),
+        format!("[filter]\nrules_file = {path:?}\n"),
+    )
+    .unwrap();
+    let loaded = host.load(Overrides::default()).unwrap();
+    let ids: Vec<&str> = loaded
+        .config
+        .rules
+        .iter()
+        .map(|rule| rule.id.as_str())
+        .collect();
+    assert_eq!(ids, ["a", "b", "c", "d"]);
+    let place = |key: &str| {
+        loaded
+            .locate(key)
+            .to_string()
+            .replace(&format!("{}/", host.0.path().display()), "")
+    };
+    assert_eq!(place("filter.rule[0].id"), "sensor.toml:2:1");
+    assert_eq!(place("filter.rule[2].id"), "conf.d/1.toml:6:1");
+    assert_eq!(place("filter.rule[2].image_path[0]"), "conf.d/1.toml:5:1");
+    assert_eq!(place("filter.rule[3].action"), "rules.toml:3:1");
+}
+
+#[test]
+fn all_errors_are_told_with_place_and_key() {
+    check(
+        r#"[ring]
+flie = "1MiB"
+process = "3MiB"
+network = 5
+[hash]
+threads = 0
+timeout = "10"
+window = "5s"
+[reoder]
+window = "1s"
+[events]
+enabled = ["exec", "exce", "fork", "nonsense"]
+[[filter.rule]]
+id = "x"
+action = "drop"
+[[filter.rule]]
+action = "include"
+user = [0]
+"#,
+        &[
+            "sensor.toml:2:1: ring.flie: unknown key, did you mean `ring.file`?",
+            "sensor.toml:3:1: ring.process: 3MiB is not a power of two of at least one page (4KiB)",
+            "sensor.toml:4:11: ring.network: invalid type: integer `5`, expected a string",
+            "sensor.toml:6:1: hash.threads: 0 is out of range: 1 to 64",
+            "sensor.toml:7:11: hash.timeout: `10` needs a unit: us, ms, s, m, h or d, as in \"5s\"",
+            "sensor.toml:8:1: hash.window: unknown key, did you mean `reorder.window`?",
+            "sensor.toml:9:2: reoder: unknown key, did you mean `reorder`?",
+            "sensor.toml:12:20: events.enabled[1]: `exce` is no event type: exec, exit, fork, file_create, connect, module_load",
+            "sensor.toml:12:36: events.enabled[3]: `nonsense` is no event type: exec, exit, fork, file_create, connect, module_load",
+            "sensor.toml:15:10: filter.rule[0].action: unknown variant `drop`, expected one of `include`, `exclude`, `aggregate`",
+            "sensor.toml:16:1: filter.rule[1]: missing field `id`",
+            "sensor.toml:18:9: filter.rule[1].user[0]: invalid type: integer `0`, expected a string",
+        ],
+    );
+}
+
+#[test]
+fn values_out_of_bounds() {
+    check(
+        "[output]\npath = \"events.json\"\nkeep = 0\n[events]\nenabled = []\n[environment]\nallow = [\"PATH\", \"A=B\"]\n",
+        &[
+            "sensor.toml:2:1: output.path: events.json is not an absolute path",
+            "sensor.toml:3:1: output.keep: 0 is out of range: 1 to 10000",
+            "sensor.toml:5:1: events.enabled: must not be empty",
+            "sensor.toml:7:18: environment.allow[1]: `A=B` is not a name of a variable",
+        ],
+    );
+}
+
+#[test]
+fn broken_text() {
+    check(
+        "[ring\nfile = \"1MiB\"\nfile = 2\n= 3\n",
+        &[
+            "sensor.toml:1:6: unclosed table, expected `]`",
+            "sensor.toml:4:1: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`",
+        ],
+    );
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let sources = Sources::new(
+        Some(PathBuf::from("/nonexistent/x.toml")),
+        Overrides::default(),
+    );
+    let error = load(&sources).expect_err("must exist").to_string();
+    assert!(
+        error.starts_with("/nonexistent/x.toml: cannot be read: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    let text = "[output]\npath = \"/var/log/x\"\n[hash]\nhold = \"1s\"\n[[filter.rule]]\nid = \"a\"\naction = \"exclude\"\nuser = [\"0-999\"]\n";
+    let first = Host::new(&[("sensor.toml", text)])
+        .load(Overrides::default())
+        .unwrap();
+    let shown = first.to_toml().unwrap();
+    let second = Host::new(&[("sensor.toml", &shown)])
+        .load(Overrides::default())
+        .unwrap();
+    assert_eq!(first.file, second.file);
+    assert_eq!(second.to_toml().unwrap(), shown);
+}
+
+/// Secrets are given by path; were there a key for a secret itself, `config show` would print it.
+#[test]
+fn no_key_holds_a_secret() {
+    fn keys(node: &serde_json::Value, out: &mut Vec<String>) {
+        if let Some(properties) = node.get("properties").and_then(|node| node.as_object()) {
+            out.extend(properties.keys().cloned());
+        }
+        if let Some(object) = node.as_object() {
+            object.values().for_each(|node| keys(node, out));
+        }
+    }
+    let schema = schemars::schema_for!(ConfigFile).to_value();
+    let mut all = Vec::new();
+    keys(&schema, &mut all);
+    assert!(all.len() > 60, "{all:?}");
+    for key in all {
+        let secret = ["password", "secret", "token", "private_key", "passphrase"];
+        assert!(
+            key.ends_with("_file") || !secret.iter().any(|word| key.contains(word)),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn docs_config_md_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/config.md");
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        committed,
+        docs_markdown(),
+        "run `cargo run --example config-docs > docs/config.md`"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "[\\[\\]a-z.=\"{}0-9,\n ]{0,80}") {
+        drop(Host::new(&[("sensor.toml", &text)]).load(Overrides::default()));
+    }
+
+    #[test]
+    fn any_value_of_any_key_is_read_or_refused_at_its_place(
+        table in prop::sample::select(vec!["ring", "hash", "events", "filter", "output", "scope"]),
+        key in prop::sample::select(vec!["file", "threads", "enabled", "rule", "path", "nonsense"]),
+        value in prop::sample::select(vec!["1", "\"1MiB\"", "[]", "[[1]]", "{a=1}", "true", "-1", "1.5", "\"\"", "[{}]"]),
+    ) {
+        let host = Host::new(&[("sensor.toml", &format!("[{table}]\n{key} = {value}\n"))]);
+        if let Err(errors) = host.load(Overrides::default()) {
+            for error in errors.0 {
+                prop_assert!(matches!(error.place, Place::File(_, Some(Position { line: 1 | 2, .. }))), "{}", error);
+            }
+        }
+    }
+}

@@ -202,3 +202,114 @@ fn type_of(field: &Field) -> String {
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{self, Value};
+
+    /// General, process start and stop, file creation, modules, ports and connections.
+    fn wanted() -> impl Iterator<Item = u16> {
+        (1..=48).chain(113..=117)
+    }
+
+    #[test]
+    fn every_row_is_delivered_or_accounted_for() {
+        for row in wanted() {
+            assert!(
+                ROWS.iter().any(|(known, _)| *known == row),
+                "row {row} has no name"
+            );
+            let delivered = !delivered_by(row).is_empty();
+            let accounted = NOT_DELIVERED.iter().any(|(of, _)| *of == row);
+            assert!(
+                delivered || accounted,
+                "row {row} is neither delivered nor accounted for"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_that_are_named_exist() {
+        for message in MESSAGES {
+            for field in message.fields {
+                for row in field.rows {
+                    assert!(
+                        wanted().any(|known| known == *row),
+                        "{}.{}",
+                        message.name,
+                        field.name
+                    );
+                }
+            }
+        }
+        let named = ROWS.iter().chain(NOT_DELIVERED).map(|(row, _)| *row);
+        assert!(
+            named
+                .into_iter()
+                .all(|row| wanted().any(|known| known == row))
+        );
+    }
+
+    #[test]
+    fn types_and_their_rows_have_the_same_number_and_name() {
+        let event = schema::message("Event").unwrap();
+        let types = schema::enumeration("EventType").unwrap().values;
+        let known = |number: u32, name: &str| {
+            let is =
+                |value: &&Value| value.name == name && i64::from(value.number) == i64::from(number);
+            types.iter().any(|value| is(&value))
+        };
+        let bodies: Vec<_> = event
+            .fields
+            .iter()
+            .filter(|field| field.oneof.is_some())
+            .collect();
+        for body in &bodies {
+            assert!(
+                known(body.number, body.name),
+                "{} is no event type",
+                body.name
+            );
+        }
+        assert_eq!(bodies.len() + 1, types.len(), "and unspecified");
+    }
+
+    /// The types of events to come (data model, sections E to I and L) have their numbers.
+    #[test]
+    fn numbers_of_types_to_come_are_kept() {
+        let kept: Vec<_> = schema::message("Event")
+            .unwrap()
+            .reserved
+            .iter()
+            .map(|(_, name)| *name)
+            .collect();
+        for name in [
+            "file_change",
+            "os_log",
+            "logon",
+            "session",
+            "system_change",
+            "config_change",
+            "detection",
+            "library_load",
+            "port_listen",
+            "process_blocked",
+            "file_open_blocked",
+            "script_run",
+            "console_input",
+        ] {
+            assert!(kept.contains(&name), "{name} has no number");
+        }
+    }
+
+    #[test]
+    fn the_committed_document_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/events.md");
+        let committed = std::fs::read_to_string(path).unwrap();
+        assert!(
+            committed == events_markdown(),
+            "docs/events.md is stale: run `cargo xtask docs`"
+        );
+    }
+}

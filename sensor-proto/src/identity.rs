@@ -45,3 +45,37 @@ pub fn file_unique_id(
         format!("{fs}:{inode}:{generation}:{btime}").as_bytes(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed by another implementation (Python's `uuid.uuid5`).
+    #[test]
+    fn vectors() {
+        let boot_id = "00112233-4455-6677-8899-aabbccddeeff";
+        assert_eq!(
+            unique_pid(boot_id, 4711, 123_456),
+            uuid!("f478375e-0fbe-5022-9a65-766607214c82")
+        );
+        let btime = Some(1_700_000_000_123_456_789);
+        let file = file_unique_id(0x0123_4567_89ab_cdef, 1, 42, Some(7), btime);
+        assert_eq!(file, uuid!("6b52ac0b-4cb4-5962-a094-7dae54c875b0"));
+        assert_eq!(
+            file_unique_id(0, 0x0080_0001, 42, None, None),
+            uuid!("513f1c84-c4f3-5e54-9dd0-abf1b7a71589")
+        );
+        assert_eq!(
+            file_unique_id(0, 1, 42, None, Some(-5)),
+            uuid!("5ec75784-109e-5196-bee4-748fa9b70d94")
+        );
+    }
+
+    /// The device number differs from boot to boot; where the file system has an identity it does not count.
+    #[test]
+    fn device_counts_only_without_file_system_id() {
+        let of = |fs_id, device| file_unique_id(fs_id, device, 42, None, None);
+        assert_eq!(of(9, 1), of(9, 2));
+        assert_ne!(of(0, 1), of(0, 2));
+    }
+}

@@ -18,6 +18,9 @@ use std::io::Write as _;
 
 use crate::v1;
 
+#[cfg(test)]
+mod tests;
+
 /// A message that has a JSON view; implemented for every message of the schema by the build script.
 pub trait ToJson {
     /// Appends the message as one JSON value.

@@ -5,11 +5,15 @@
 //! view ([`json`]). This crate does no input or output and holds no policy.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod compatibility;
 pub mod docs;
 mod event;
 pub mod identity;
 pub mod json;
 pub mod rows;
+#[cfg(test)]
+mod sample;
 pub mod schema;
 
 /// The messages and enumerations of `proto/sensor/v1/`, made by the protobuf compiler.

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod clock;
 pub mod config;
+pub mod enrich;
 pub mod event;
 pub mod exit;
 pub mod kernel;

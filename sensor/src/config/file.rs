@@ -261,56 +261,109 @@ impl Default for HashTable {
 }
 
 /// Variables that change what a program loads or runs, say who is behind it, or mark a container; nothing else leaves the host.
-pub const ENVIRONMENT_ALLOW: [&str; 33] = [
+pub const ENVIRONMENT_ALLOW: &[&str] = &[
+    // the dynamic linker and the C library
     "LD_*",
+    "GCONV_PATH",
     "GLIBC_TUNABLES",
+    "LOCPATH",
+    "MALLOC_*",
+    // who and where
     "PATH",
     "SHELL",
     "HOME",
+    "PWD",
     "USER",
     "LOGNAME",
-    "PWD",
     "TERM",
-    "DISPLAY",
-    "WAYLAND_DISPLAY",
+    // remote and raised sessions
     "SSH_*",
     "SUDO_*",
+    "PKEXEC_UID",
+    "DOAS_USER",
+    "XDG_SESSION_ID",
+    "XDG_SESSION_TYPE",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    // service manager
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LISTEN_FDS",
+    "SYSTEMD_EXEC_PID",
+    // containers
+    "container",
+    "container_uuid",
+    "KUBERNETES_SERVICE_HOST",
+    "ECS_CONTAINER_METADATA_URI*",
+    "AWS_EXECUTION_ENV",
+    // proxies
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    // interpreters and tools that run what these name
     "BASH_ENV",
+    "BASH_FUNC_*",
+    "BASHOPTS",
+    "SHELLOPTS",
     "ENV",
+    "IFS",
+    "PS4",
     "PROMPT_COMMAND",
+    "ZDOTDIR",
     "PYTHONPATH",
-    "PYTHONSTARTUP",
     "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "PYTHONINSPECT",
+    "PYTHONWARNINGS",
+    "PYTHONBREAKPOINT",
+    "PYTHONUSERBASE",
     "PERL5LIB",
     "PERL5OPT",
+    "PERL5DB",
+    "PERLLIB",
     "RUBYLIB",
     "RUBYOPT",
     "NODE_OPTIONS",
     "NODE_PATH",
+    "NODE_REPL_EXTERNAL_MODULE",
     "JAVA_TOOL_OPTIONS",
     "_JAVA_OPTIONS",
+    "JDK_JAVA_OPTIONS",
     "CLASSPATH",
-    "container",
-    "container_uuid",
-    "KUBERNETES_SERVICE_HOST",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "LUA_INIT*",
+    "LUA_PATH*",
+    "LUA_CPATH*",
+    "R_PROFILE*",
+    "DOTNET_STARTUP_HOOKS",
+    "CORECLR_PROFILER*",
+    "COR_PROFILER*",
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "OPENSSL_ENGINES",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_EXEC_PATH",
+    "GIT_CONFIG_*",
+    "PAGER",
+    "EDITOR",
+    "VISUAL",
+    "BROWSER",
+    "HISTFILE",
+    "HISTCONTROL",
+    "HISTSIZE",
 ];
-/// Words by which programs name their secrets.
-pub const ENVIRONMENT_REDACT: [&str; 12] = [
-    "*PASSWORD*",
-    "*PASSWD*",
-    "*PASSPHRASE*",
-    "*SECRET*",
-    "*TOKEN*",
-    "*API_KEY*",
-    "*APIKEY*",
-    "*ACCESS_KEY*",
-    "*PRIVATE_KEY*",
-    "*CREDENTIAL*",
-    "*COOKIE*",
-    "*BEARER*",
-];
+/// The sensor knows the usual words (password, token, api key, ...) and the habits of common tools by itself, and masks what
+/// has the form of a key or token whatever its name; a broad `*TOKEN*` here would also hide `--max-tokens 100`.
+pub const ENVIRONMENT_REDACT: &[&str] = &["*COOKIE*"];
 
 /// `[environment]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -318,16 +371,16 @@ pub const ENVIRONMENT_REDACT: [&str; 12] = [
 pub struct EnvironmentTable {
     /// Names of the variables that are sent; `*` stands for any characters. All others only count.
     pub allow: Vec<String>,
-    /// Names whose values are replaced before anything is written, in the environment and in arguments
-    /// (`--password=...`); `*` stands for any characters, case does not matter.
+    /// Further names, beside the usual words for secrets, whose values are replaced before anything is written, in the
+    /// environment and in arguments (`--password=...`); `*` stands for any characters, case does not matter.
     pub redact: Vec<String>,
 }
 
 impl Default for EnvironmentTable {
     fn default() -> Self {
         Self {
-            allow: owned(&ENVIRONMENT_ALLOW),
-            redact: owned(&ENVIRONMENT_REDACT),
+            allow: owned(ENVIRONMENT_ALLOW),
+            redact: owned(ENVIRONMENT_REDACT),
         }
     }
 }

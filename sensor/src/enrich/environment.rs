@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexSet};
 use sensor_proto::v1::EnvironmentVariable;
 
 /// What stands in the place of a secret.
@@ -21,112 +21,6 @@ pub const MAX_STRINGS: usize = 8192;
 
 /// Longest name of an option or variable that is looked at for secret words.
 const NAME_MAX_BYTES: usize = 128;
-
-/// Largest compiled form of one extra pattern, in bytes.
-const PATTERN_MAX_BYTES: usize = 1 << 20;
-
-/// Names of variables that are kept by default; `*` at the end stands for any rest. What each group is for: the dynamic
-/// linker (injection of code), the shell and its place, remote and raised sessions, the display, containers,
-/// and the interpreters' own ways of being told to run something else.
-pub const DEFAULT_NAMES: &[&str] = &[
-    // the dynamic linker and the C library
-    "LD_*",
-    "GCONV_PATH",
-    "GLIBC_TUNABLES",
-    "LOCPATH",
-    "MALLOC_*",
-    // who and where
-    "PATH",
-    "SHELL",
-    "HOME",
-    "PWD",
-    "USER",
-    "LOGNAME",
-    "TERM",
-    // remote and raised sessions
-    "SSH_*",
-    "SUDO_*",
-    "PKEXEC_UID",
-    "DOAS_USER",
-    "XDG_SESSION_ID",
-    "XDG_SESSION_TYPE",
-    "DISPLAY",
-    "WAYLAND_DISPLAY",
-    "XAUTHORITY",
-    // service manager
-    "INVOCATION_ID",
-    "LISTEN_FDS",
-    "SYSTEMD_EXEC_PID",
-    // containers
-    "container",
-    "container_uuid",
-    "KUBERNETES_SERVICE_HOST",
-    "ECS_CONTAINER_METADATA_URI*",
-    "AWS_EXECUTION_ENV",
-    // proxies
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    // interpreters and tools that run what these name
-    "BASH_ENV",
-    "BASH_FUNC_*",
-    "BASHOPTS",
-    "SHELLOPTS",
-    "ENV",
-    "IFS",
-    "PS4",
-    "PROMPT_COMMAND",
-    "ZDOTDIR",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONSTARTUP",
-    "PYTHONINSPECT",
-    "PYTHONWARNINGS",
-    "PYTHONBREAKPOINT",
-    "PYTHONUSERBASE",
-    "PERL5LIB",
-    "PERL5OPT",
-    "PERL5DB",
-    "PERLLIB",
-    "RUBYLIB",
-    "RUBYOPT",
-    "NODE_OPTIONS",
-    "NODE_PATH",
-    "NODE_REPL_EXTERNAL_MODULE",
-    "JAVA_TOOL_OPTIONS",
-    "_JAVA_OPTIONS",
-    "JDK_JAVA_OPTIONS",
-    "CLASSPATH",
-    "PHPRC",
-    "PHP_INI_SCAN_DIR",
-    "LUA_INIT*",
-    "LUA_PATH*",
-    "LUA_CPATH*",
-    "R_PROFILE*",
-    "DOTNET_STARTUP_HOOKS",
-    "CORECLR_PROFILER*",
-    "COR_PROFILER*",
-    "OPENSSL_CONF",
-    "OPENSSL_MODULES",
-    "OPENSSL_ENGINES",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
-    "GIT_EXTERNAL_DIFF",
-    "GIT_EXEC_PATH",
-    "GIT_CONFIG_*",
-    "PAGER",
-    "EDITOR",
-    "VISUAL",
-    "BROWSER",
-    "HISTFILE",
-    "HISTCONTROL",
-    "HISTSIZE",
-];
 
 /// Forms that secrets have, wherever they stand. The first group is what is masked, without one the whole match.
 const PATTERNS: &[&str] = &[
@@ -153,22 +47,16 @@ const PATTERNS: &[&str] = &[
     r"(?-u)\b(eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+)",
 ];
 
-/// Why a policy cannot be made from the configuration.
+/// Why a policy cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// A pattern is no regular expression, or too large a one.
-    #[error("redaction pattern `{pattern}` cannot be used")]
+    /// A built-in form is refused by the library of regular expressions.
+    #[error("the built-in form `{pattern}` cannot be used")]
     Pattern {
-        /// As configured.
-        pattern: String,
-        /// What the regex library said.
+        /// The form.
+        pattern: &'static str,
+        /// What the library said.
         source: Box<regex::Error>,
-    },
-    /// A name of a variable holds `=` or is empty, or has `*` elsewhere than at its end.
-    #[error("`{name}` is no name of an environment variable")]
-    Name {
-        /// As configured.
-        name: String,
     },
 }
 
@@ -176,7 +64,8 @@ pub enum PolicyError {
 #[derive(Debug)]
 pub struct Policy {
     exact: std::collections::HashSet<Vec<u8>>,
-    prefixes: Vec<Vec<u8>>,
+    globs: Vec<Vec<u8>>,
+    redact: Vec<Vec<u8>>,
     any: RegexSet,
     each: Vec<Regex>,
 }
@@ -206,56 +95,37 @@ pub struct Environment {
 }
 
 impl Policy {
-    /// A policy of these names of variables (see [`DEFAULT_NAMES`]) and of these patterns beside the built-in ones.
+    /// Keeps variables of the names in `allow`; masks, beside what the built-in rules say, the values of the names in
+    /// `redact` (in any case). In both `*` stands for any bytes.
     ///
     /// # Errors
-    /// [`PolicyError`] for the first name or pattern that cannot be used.
-    pub fn new<N: AsRef<str>, P: AsRef<str>>(
-        names: &[N],
-        patterns: &[P],
+    /// [`PolicyError`] if a built-in form is refused.
+    pub fn new<A: AsRef<str>, R: AsRef<str>>(
+        allow: &[A],
+        redact: &[R],
     ) -> Result<Self, PolicyError> {
-        let mut exact = std::collections::HashSet::new();
-        let mut prefixes = Vec::new();
-        for name in names.iter().map(AsRef::as_ref) {
-            let stem = name.strip_suffix('*').unwrap_or(name);
-            if name.is_empty() || stem.contains(['=', '*', '\0']) {
-                return Err(PolicyError::Name {
-                    name: name.to_owned(),
-                });
-            }
-            if stem.len() < name.len() {
-                prefixes.push(stem.as_bytes().to_vec());
-            } else {
-                exact.insert(stem.as_bytes().to_vec());
-            }
-        }
-        let all: Vec<&str> = PATTERNS
+        let (globs, exact): (Vec<_>, Vec<_>) = allow
             .iter()
-            .copied()
-            .chain(patterns.iter().map(AsRef::as_ref))
-            .collect();
-        let mut each = Vec::with_capacity(all.len());
-        for pattern in &all {
-            let compiled = RegexBuilder::new(pattern)
-                .size_limit(PATTERN_MAX_BYTES)
-                .build()
-                .map_err(|source| PolicyError::Pattern {
-                    pattern: (*pattern).to_owned(),
-                    source: Box::new(source),
-                })?;
-            each.push(compiled);
-        }
-        let any = RegexSetBuilder::new(&all)
-            .size_limit(PATTERN_MAX_BYTES.saturating_mul(all.len()))
-            .build()
-            .map_err(|source| PolicyError::Pattern {
-                pattern: all.join(" | "),
+            .map(|name| name.as_ref().as_bytes().to_vec())
+            .partition(|name| name.contains(&b'*'));
+        let fail = |pattern| {
+            move |source| PolicyError::Pattern {
+                pattern,
                 source: Box::new(source),
-            })?;
+            }
+        };
+        let each = PATTERNS
+            .iter()
+            .map(|pattern| Regex::new(pattern).map_err(fail(pattern)))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
-            exact,
-            prefixes,
-            any,
+            exact: exact.into_iter().collect(),
+            globs,
+            redact: redact
+                .iter()
+                .map(|name| name.as_ref().to_ascii_lowercase().into_bytes())
+                .collect(),
+            any: RegexSet::new(PATTERNS).map_err(fail("all of them"))?,
             each,
         })
     }
@@ -306,11 +176,24 @@ impl Policy {
     /// Whether variables of this name are kept.
     #[must_use]
     pub fn allows(&self, name: &[u8]) -> bool {
-        self.exact.contains(name) || self.prefixes.iter().any(|prefix| name.starts_with(prefix))
+        self.exact.contains(name) || self.globs.iter().any(|glob| matches_glob(glob, name))
+    }
+
+    /// Whether the value of this name is a secret: by the built-in words or by the configuration.
+    fn secret(&self, name: &[u8], value: &[u8]) -> bool {
+        if secret_name(name, value) {
+            return true;
+        }
+        if self.redact.is_empty() || name.len() > NAME_MAX_BYTES {
+            return false;
+        }
+        let dashes = name.iter().take_while(|byte| **byte == b'-').count();
+        let name = name.get(dashes..).unwrap_or_default().to_ascii_lowercase();
+        self.redact.iter().any(|glob| matches_glob(glob, &name))
     }
 
     fn variable(&self, name: &[u8], value: Option<&[u8]>) -> EnvironmentVariable {
-        let name_tells = value.is_some_and(|value| secret_name(name, value));
+        let name_tells = value.is_some_and(|value| self.secret(name, value));
         let masked = match value {
             Some(_) if name_tells => None,
             Some(value) => Some(self.text(value)),
@@ -326,7 +209,7 @@ impl Policy {
     /// One argument; an owned result has something masked.
     fn argument<'a>(&self, habits: &mut Habits, string: &'a [u8]) -> Cow<'a, [u8]> {
         let spaced = string.iter().any(u8::is_ascii_whitespace);
-        match habits.next(string, spaced) {
+        match habits.next(self, string, spaced) {
             Verdict::Keep => {}
             Verdict::MaskFrom(at) => {
                 let mut masked = string.get(..at).unwrap_or_default().to_vec();
@@ -339,7 +222,7 @@ impl Policy {
             return text;
         }
         // A command line within an argument (`sh -c`, `ssh host ...`): its words by the same rules.
-        match command(&text) {
+        match command(self, &text) {
             Some(masked) => Cow::Owned(masked),
             None => text,
         }
@@ -347,7 +230,7 @@ impl Policy {
 
     /// Any text: `name=value` and `"name": "value"` by the name, then the forms that secrets have.
     fn text<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        let mut out = pairs(text);
+        let mut out = pairs(self, text);
         let hits = self.any.matches(&out);
         if !hits.matched_any() {
             return out;
@@ -383,6 +266,35 @@ fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         .unwrap_or(bytes)
         .split(|&byte| byte == 0)
         .filter(move |_| !none)
+}
+
+/// Whether `text` is `glob`, in which `*` stands for any bytes.
+fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut here) = (0, 0);
+    // Where the last `*` stands, and how much of the text it takes for now.
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(&byte) = text.get(here) {
+        match glob.get(at) {
+            Some(b'*') => {
+                star = Some((at + 1, here));
+                at += 1;
+            }
+            Some(&wanted) if wanted == byte => {
+                at += 1;
+                here += 1;
+            }
+            Some(_) | None => match star {
+                Some((after, taken)) => {
+                    star = Some((after, taken + 1));
+                    at = after;
+                    here = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    glob.get(at..)
+        .is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
 }
 
 /// Address and port of the client in `SSH_CONNECTION`: `client-address client-port server-address server-port`.
@@ -572,7 +484,7 @@ const TOOLS: &[Tool] = &[
 ];
 
 impl Habits {
-    fn next(&mut self, string: &[u8], spaced: bool) -> Verdict {
+    fn next(&mut self, policy: &Policy, string: &[u8], spaced: bool) -> Verdict {
         match std::mem::take(&mut self.next) {
             Next::Secret if !string.starts_with(b"-") && !string.is_empty() => {
                 return Verdict::MaskFrom(0);
@@ -613,7 +525,7 @@ impl Habits {
         if string.starts_with(b"-")
             && string.len() <= NAME_MAX_BYTES
             && !string.contains(&b'=')
-            && secret_name(string, b"")
+            && policy.secret(string, b"")
         {
             self.next = Next::Secret;
         }
@@ -681,7 +593,7 @@ fn tool(string: &[u8]) -> Option<&'static Tool> {
 }
 
 /// The words of a command line within an argument, by the rules for arguments; `None` if nothing is masked.
-fn command(text: &[u8]) -> Option<Vec<u8>> {
+fn command(policy: &Policy, text: &[u8]) -> Option<Vec<u8>> {
     let mut habits = Habits::default();
     let mut out = Vec::with_capacity(text.len());
     let mut masked = false;
@@ -706,7 +618,7 @@ fn command(text: &[u8]) -> Option<Vec<u8>> {
             .take_while(|byte| matches!(byte, b'"' | b'\''))
             .count();
         let (open, bare) = word.split_at(quotes);
-        match habits.next(bare, false) {
+        match habits.next(policy, bare, false) {
             Verdict::MaskFrom(at) if bare.get(at..) != Some(MASK) && !bare.is_empty() => {
                 masked = true;
                 out.extend_from_slice(open);
@@ -740,7 +652,7 @@ fn command(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Masks the values of `name=value`, `name: value` and `"name": "value"` whose names tell a secret.
-fn pairs(text: &[u8]) -> Cow<'_, [u8]> {
+fn pairs<'a>(policy: &Policy, text: &'a [u8]) -> Cow<'a, [u8]> {
     let mut out: Vec<u8> = Vec::new();
     let mut done = 0;
     let mut at = 0;
@@ -757,7 +669,7 @@ fn pairs(text: &[u8]) -> Cow<'_, [u8]> {
         }
         // The name first: to look for the end of each value would take quadratic time.
         let value = text.get(at..).unwrap_or_default();
-        if !secret_pair(name, value, text, sign, connection) {
+        if !secret_pair(policy, name, value, text, sign, connection) {
             continue;
         }
         let (skip, length) = value_extent(value, text.get(sign) == Some(&b':'));
@@ -817,7 +729,14 @@ fn value_extent(value: &[u8], colon: bool) -> (usize, usize) {
 }
 
 /// A pair inside a longer text. `PWD` is a directory as a variable and a password in a connection string.
-fn secret_pair(name: &[u8], value: &[u8], text: &[u8], sign: usize, connection: bool) -> bool {
+fn secret_pair(
+    policy: &Policy,
+    name: &[u8],
+    value: &[u8],
+    text: &[u8],
+    sign: usize,
+    connection: bool,
+) -> bool {
     if name.eq_ignore_ascii_case(b"pwd") {
         return connection && text.get(sign) == Some(&b'=') && !value.starts_with(b"/");
     }
@@ -832,7 +751,7 @@ fn secret_pair(name: &[u8], value: &[u8], text: &[u8], sign: usize, connection: 
         .take(4)
         .take_while(|byte| matches!(byte, b' ' | b'"' | b'\''))
         .count();
-    secret_name(name, value.get(blanks..).unwrap_or_default())
+    policy.secret(name, value.get(blanks..).unwrap_or_default())
 }
 
 /// Whether a name of an option, variable or field says that its value is a secret.
@@ -977,10 +896,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::file::{ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT};
 
     fn policy() -> &'static Policy {
-        static POLICY: std::sync::LazyLock<Policy> =
-            std::sync::LazyLock::new(|| Policy::new::<_, &str>(DEFAULT_NAMES, &[]).unwrap());
+        static POLICY: std::sync::LazyLock<Policy> = std::sync::LazyLock::new(|| {
+            Policy::new(ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT).unwrap()
+        });
         &POLICY
     }
 
@@ -1307,7 +1228,7 @@ mod tests {
 
     #[test]
     fn allowed_variables_with_secrets() {
-        let policy = Policy::new(&["*"], &[r"corp-([0-9]+)"]).unwrap();
+        let policy = Policy::new(&["*"], &["*CORP*ID"]).unwrap();
         let one = |text: &str| policy.environment(text.as_bytes()).variables.remove(0);
         let gone = one("DB_PASSWORD=x");
         assert_eq!((gone.value, gone.redacted), (None, true));
@@ -1317,10 +1238,8 @@ mod tests {
             Some(&b"http://me:***@proxy:3128"[..])
         );
         assert!(part.redacted);
-        assert_eq!(
-            one("X=corp-123 y").value.as_deref(),
-            Some(&b"corp-*** y"[..])
-        );
+        assert_eq!(one("X_Corp_Staff_Id=7").value, None);
+        assert!(!one("CORP_IDS=7").redacted);
         for plain in [
             "PWD=/tmp",
             "SSH_ASKPASS=/usr/bin/ask",
@@ -1343,12 +1262,24 @@ mod tests {
     }
 
     #[test]
-    fn bad_configuration_is_named() {
-        let error = Policy::new::<&str, _>(&[], &["("]).unwrap_err();
-        assert_eq!(error.to_string(), "redaction pattern `(` cannot be used");
-        let error = Policy::new::<_, &str>(&["A=B"], &[]).unwrap_err();
-        assert!(matches!(error, PolicyError::Name { name } if name == "A=B"));
-        Policy::new::<_, &str>(&["A*B"], &[]).unwrap_err();
+    fn globs() {
+        for (glob, text, is) in [
+            ("LD_*", "LD_PRELOAD", true),
+            ("LD_*", "XLD_", false),
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("*a*b*", "xxaybz", true),
+            ("*a*b*", "ba", false),
+            ("a*a", "a", false),
+            ("a*a", "aba", true),
+        ] {
+            assert_eq!(
+                matches_glob(glob.as_bytes(), text.as_bytes()),
+                is,
+                "{glob} {text}"
+            );
+        }
     }
 
     #[test]

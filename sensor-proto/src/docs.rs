@@ -309,7 +309,7 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap();
         assert!(
             committed == events_markdown(),
-            "docs/events.md is stale: run `cargo xtask docs`"
+            "docs/events.md is stale: `cargo run -p sensor-proto --example events_md > docs/events.md`"
         );
     }
 }

@@ -1,2 +1,4 @@
 //! Facts that are not in the record: who the process is, its users, its container, what of its arguments may leave.
+mod background;
+pub mod container;
 pub mod environment;

@@ -34,6 +34,8 @@ use crate::config::rule::RulesFile;
 pub const DIRECTORY: &str = "/etc/sensor";
 /// No sensible configuration is longer; whatever else the path names must not fill memory.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Compiled form of one regular expression; what is larger costs too much time per event as well.
+pub const MAX_REGEX_BYTES: usize = 1 << 20;
 /// The kernel takes larger rings, but they are locked memory.
 const MAX_RING: u64 = 1 << 30;
 
@@ -56,7 +58,7 @@ pub struct Config {
     pub process_table: ProcessTableConfig,
     /// Hashes.
     pub hash: HashConfig,
-    /// Environment variables and secrets.
+    /// Environment variables and secrets; in both lists `*` stands for any characters.
     pub environment: EnvironmentConfig,
     /// Ask systemd's user database for names.
     pub user_varlink: bool,
@@ -129,7 +131,7 @@ pub struct HashConfig {
 pub struct EnvironmentConfig {
     /// Names of variables that are sent.
     pub allow: Vec<String>,
-    /// Names whose values are replaced, whatever their case.
+    /// Names whose values are replaced, whatever their case, beside the usual words for secrets.
     pub redact: Vec<String>,
 }
 

@@ -4,10 +4,12 @@
 
 pub mod args;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod enrich;
 pub mod event;
 pub mod exit;
+pub mod filter;
 pub mod kernel;
 pub mod ledger;
 pub mod procfs;

@@ -23,8 +23,11 @@ pub enum RuleAction {
 /// All criteria of a rule must hold; each is a list of which one entry must hold; an absent criterion holds always.
 /// A criterion about something that the event does not have (a hash that is not known, a port of a unix socket) does not hold.
 ///
-/// Patterns: a text without `*`, `?`, `[` and `{` must be equal; `*` stands for any characters but `/`, `**` for any
-/// characters, `?` for one character but `/`, `[a-z]` for one of a set, `{a,b}` for either. `/usr/**` is everything below /usr.
+/// Patterns: a text without `*`, `?`, `[`, `{` and `\` must be equal. Else `*` stands for any characters but `/`, `**`
+/// between slashes for any directories, `?` for one character but `/`, `[a-z]` for one of a set, `{a,b}` for either, and `\`
+/// takes the meaning from the character behind it. `/usr/**` is everything below /usr.
+///
+/// Hashes hold only when their verdict is `verified`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilterRule {
@@ -83,7 +86,7 @@ pub struct FilterRule {
     /// Mount namespace of the acting process: inode numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mount_namespace: Vec<u32>,
-    /// Path of the file that was created, or of the module that was loaded: patterns.
+    /// Path of the file that was created, of the module that was loaded, or of the script that was executed: patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub file_path: Vec<String>,
     /// MD5 of that file: 32 hexadecimal digits each.

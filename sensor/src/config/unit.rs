@@ -191,14 +191,6 @@ impl EventName {
     }
 }
 
-/// Name of an event type as configuration, output and rules spell it: `file_create`.
-pub fn event_type_name(event_type: EventType) -> String {
-    let name = event_type.as_str_name();
-    name.strip_prefix("EVENT_TYPE_")
-        .unwrap_or(name)
-        .to_ascii_lowercase()
-}
-
 impl FromStr for EventName {
     type Err = UnitError;
 
@@ -217,7 +209,7 @@ impl FromStr for EventName {
 
 impl fmt::Display for EventName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&event_type_name(self.0))
+        out.write_str(self.0.short_name())
     }
 }
 

@@ -2,3 +2,5 @@
 mod background;
 pub mod container;
 pub mod environment;
+pub mod file;
+pub mod hash;

@@ -268,6 +268,31 @@ impl ProcessDir {
             .map_err(|errno| ProcError::new("exe", errno))
     }
 
+    /// The executed file itself, even if it was unlinked or replaced, opened with `O_PATH`: good for stat(2), and for
+    /// opening it again.
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] also for kernel threads and for processes that have ended but were not waited for.
+    pub fn executable_handle(&self) -> Result<OwnedFd, ProcError> {
+        self.handle("exe", OFlags::empty())
+    }
+
+    /// Its root folder, opened with `O_PATH`.
+    ///
+    /// # Errors
+    /// [`ProcError`], by what failed.
+    pub fn root_handle(&self) -> Result<OwnedFd, ProcError> {
+        self.handle("root", OFlags::DIRECTORY)
+    }
+
+    /// Its working directory, opened with `O_PATH`.
+    ///
+    /// # Errors
+    /// [`ProcError`], by what failed.
+    pub fn working_directory_handle(&self) -> Result<OwnedFd, ProcError> {
+        self.handle("cwd", OFlags::DIRECTORY)
+    }
+
     /// `loginuid`: who logged in, [`NOT_SET`] if nobody did.
     ///
     /// # Errors
@@ -342,6 +367,16 @@ impl ProcessDir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(&self.folder, "root", flags, Mode::empty()).map_err(fail)?;
         open_beneath(&root, path, what)
+    }
+
+    fn handle(&self, name: &'static str, kind: OFlags) -> Result<OwnedFd, ProcError> {
+        rustix::fs::openat(
+            &self.folder,
+            name,
+            OFlags::PATH | OFlags::CLOEXEC | kind,
+            Mode::empty(),
+        )
+        .map_err(|errno| ProcError::new(name, errno))
     }
 
     fn link(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {

@@ -4,11 +4,16 @@
     reason = "raw system calls; every block says why it is sound"
 )]
 
+use std::ffi::c_long;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::libc;
+use rustix::ioctl::opcode;
+
+/// Longest digest of fs-verity: SHA-512.
+const VERITY_DIGEST_MAX_BYTES: usize = 64;
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd`.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -73,9 +78,113 @@ pub fn trim_heap() {
     }
 }
 
+/// Generation of the inode (`FS_IOC_GETVERSION`): differs when an inode number is used again.
+///
+/// # Errors
+/// `ENOTTY` where the file system keeps none; `EBADF` for a descriptor opened with `O_PATH`.
+pub fn inode_generation(file: BorrowedFd<'_>) -> io::Result<u32> {
+    let operation = opcode::read::<c_long>(b'v', 1);
+    // File systems write an int or a long, whatever the number of the call says.
+    let mut generation = [0_u32; 2];
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes 4 or 8 bytes, the array has 8, and any bits
+    // are integers.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), operation.into(), &raw mut generation) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [low, high] = generation;
+    Ok(if cfg!(target_endian = "little") || high == 0 {
+        low
+    } else {
+        high
+    })
+}
+
+/// The digest by which the kernel checks each read of a file under fs-verity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerityDigest {
+    /// `FS_VERITY_HASH_ALG_*`: 1 SHA-256, 2 SHA-512.
+    pub algorithm: u16,
+    /// The file digest: the hash of fs-verity's descriptor, not of the content.
+    pub digest: Vec<u8>,
+}
+
+#[repr(C)]
+struct VerityArgument {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; VERITY_DIGEST_MAX_BYTES],
+}
+
+/// Digest of a file under fs-verity (`FS_IOC_MEASURE_VERITY`).
+///
+/// # Errors
+/// `ENODATA`: not under fs-verity; `ENOTTY`, `EOPNOTSUPP`: the file system or the kernel knows none.
+pub fn verity_digest(file: BorrowedFd<'_>) -> io::Result<VerityDigest> {
+    // The number is made of the argument's head alone; the digest follows it.
+    let operation = opcode::read_write::<[u16; 2]>(b'f', 134);
+    let mut argument = VerityArgument {
+        algorithm: 0,
+        size: 64,
+        digest: [0; VERITY_DIGEST_MAX_BYTES],
+    };
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes the head and at most `size` bytes after it,
+    // which the structure has, and any bytes are valid in it.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), operation.into(), &raw mut argument) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = usize::from(argument.size);
+    Ok(VerityDigest {
+        algorithm: argument.algorithm,
+        digest: argument.digest.get(..length).unwrap_or_default().to_vec(),
+    })
+}
+
+/// Whether anyone has the file open (or mapped) for writing, by asking for a read lease and giving it back at once.
+///
+/// In the microseconds between, someone opening the file for writing waits, or fails with `EWOULDBLOCK` if he asked not
+/// to. The kernel then sends SIGIO: see [`ignore_sigio`].
+///
+/// # Errors
+/// `EACCES`: not the owner, and without CAP_LEASE; `EINVAL`: the file system has no leases, or leases are off.
+pub fn open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: takes two integers and touches no memory of ours; the descriptor is open while it is borrowed.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    if asked == 0 {
+        // SAFETY: as above.
+        let returned = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+        // A lease that cannot be given back ends with the descriptor: the caller closes it.
+        return if returned == 0 {
+            Ok(false)
+        } else {
+            Err(io::Error::last_os_error())
+        };
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::EAGAIN) {
+        Ok(true)
+    } else {
+        Err(error)
+    }
+}
+
+/// Ignores SIGIO, which would end the process when someone breaks a lease of ours.
+///
+/// # Errors
+/// Does not happen: the signal exists and can be ignored.
+pub fn ignore_sigio() -> io::Result<()> {
+    // SAFETY: no handler is installed, so no code runs on a signal.
+    let previous = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    if previous == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{File, OpenOptions};
     use std::os::fd::AsFd as _;
 
     use super::*;
@@ -89,5 +198,52 @@ mod tests {
             error.raw_os_error(),
             Some(libc::EINVAL | libc::EPERM)
         ));
+    }
+
+    #[test]
+    fn a_lease_tells_writers() {
+        ignore_sigio().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let writer = File::create(&path).unwrap();
+        let reader = File::open(&path).unwrap();
+        assert!(open_for_writing(reader.as_fd()).unwrap());
+        let second = writer.try_clone().unwrap();
+        drop(writer);
+        assert!(open_for_writing(reader.as_fd()).unwrap());
+        drop(second);
+        assert!(!open_for_writing(reader.as_fd()).unwrap());
+        // The lease was given back: a writer need not wait.
+        let again = OpenOptions::new().append(true).open(&path).unwrap();
+        assert!(open_for_writing(reader.as_fd()).unwrap());
+        drop(again);
+    }
+
+    #[test]
+    fn no_verity_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"plain").unwrap();
+        let file = File::open(&path).unwrap();
+        let error = verity_digest(file.as_fd()).unwrap_err();
+        let known = [libc::ENODATA, libc::ENOTTY, libc::EOPNOTSUPP];
+        assert!(known.contains(&error.raw_os_error().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn generation_is_stable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"x").unwrap();
+        let first = inode_generation(File::open(&path).unwrap().as_fd());
+        let second = inode_generation(File::open(&path).unwrap().as_fd());
+        match (first, second) {
+            (Ok(first), Ok(second)) => assert_eq!(first, second),
+            (Err(first), Err(second)) => {
+                assert_eq!(first.raw_os_error(), Some(libc::ENOTTY));
+                assert_eq!(second.raw_os_error(), Some(libc::ENOTTY));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

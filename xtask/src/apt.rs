@@ -95,22 +95,60 @@ impl Apt {
             .collect())
     }
 
-    /// Fetches exactly this version of a package and unpacks it into `into`.
+    /// Fetches exactly this version of a package, without what it depends on, and unpacks it into `into`.
     pub(crate) fn unpack_version(
         &self,
         package: &str,
         candidate: &Candidate,
         into: &Path,
     ) -> anyhow::Result<()> {
+        self.unpack(&format!("{package}={}", candidate.version), into)
+    }
+
+    /// Fetches the best version of a package, without what it depends on, and unpacks it into `into`.
+    pub(crate) fn unpack(&self, package: &str, into: &Path) -> anyhow::Result<()> {
         let folder = tempfile::tempdir_in(&self.dir)?;
         quiet(
             self.get()
-                .arg("-qq")
-                .arg("download")
-                .arg(format!("{package}={}", candidate.version))
+                .args(["-qq", "download", package])
                 .current_dir(folder.path()),
         )?;
         unpack_all(folder.path(), into)
+    }
+
+    /// Fetches packages of a release with all that they depend on, and unpacks them into `into`.
+    pub(crate) fn unpack_with_dependencies(
+        &self,
+        release: &str,
+        packages: &[&str],
+        into: &Path,
+    ) -> anyhow::Result<()> {
+        let archives = self.dir.join("cache/archives");
+        quiet(
+            self.get()
+                .args([
+                    "-qq",
+                    "-y",
+                    "--download-only",
+                    "--no-install-recommends",
+                    "-t",
+                    release,
+                ])
+                .arg("install")
+                .args(packages),
+        )?;
+        unpack_all(&archives, into)?;
+        quiet(self.get().arg("clean"))
+    }
+
+    /// The names that the best version of a package depends on, alternatives included.
+    pub(crate) fn depends(&self, package: &str) -> anyhow::Result<Vec<String>> {
+        let list = output(self.command("apt-cache").args(["depends", package]))?;
+        Ok(list
+            .lines()
+            .filter_map(|line| line.split_once("Depends: "))
+            .map(|(_, name)| name.trim_matches(['<', '>']).to_owned())
+            .collect())
     }
 
     fn get(&self) -> Command {

@@ -12,6 +12,7 @@ mod command;
 mod place;
 mod rust_src;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ struct Args {
 enum Task {
     /// Build the eBPF object reproducibly into sensor/bpf/.
     BuildEbpf(build_ebpf::Args),
+    /// Boot kernels of the matrix in QEMU and run tests there.
+    Vm(vm::Args),
     /// Run every test.
     Test,
 }
@@ -62,6 +65,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::find()?;
     match args.task {
         Task::BuildEbpf(args) => build_ebpf::run(&place, &args),
+        Task::Vm(args) => vm::run(&place, &args),
         Task::Test => test::run(&place),
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Toolchain {
     pub(crate) sysroot: PathBuf,
     /// Release number: `1.95.0`.
     pub(crate) release: String,
+    /// Triple of this machine.
+    pub(crate) host: String,
     /// Release with commit and date: `1.95.0 (59807616e 2026-04-14)`.
     pub(crate) version: String,
 }
@@ -70,6 +72,7 @@ impl Toolchain {
             sysroot,
             release: field("release: ")?,
             version: field("rustc ")?,
+            host: field("host: ")?,
         })
     }
 

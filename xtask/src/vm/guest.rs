@@ -1,0 +1,253 @@
+//! Boots one guest and reads what it says. The protocol's other end is tests/vm/init.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::vm::packages::{KernelFiles, Programs};
+
+/// Time for booting and powering off on a loaded machine, beside the suite's own.
+const BOOT_TIME: Duration = Duration::from_secs(120);
+const TICK: Duration = Duration::from_millis(50);
+/// The test system's answer to a program that took too long.
+const TIMED_OUT: &str = "124";
+
+/// What a boot needs.
+#[derive(Debug)]
+pub(crate) struct Boot<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) kernel: &'a KernelFiles,
+    pub(crate) command_line: &'a str,
+    pub(crate) initrd: &'a Path,
+    pub(crate) timeout: Duration,
+    /// Path of the logs, without extension.
+    pub(crate) log: PathBuf,
+}
+
+/// How a suite went in a guest.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The kernel release that really booted, if it did.
+    pub(crate) release: Option<String>,
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) ignored: usize,
+    /// From start of QEMU to its end.
+    pub(crate) seconds: u64,
+    /// One line each: a test that failed, a guest that died.
+    pub(crate) problems: Vec<String>,
+    /// Tests with the milliseconds between their line and the one before.
+    pub(crate) tests: Vec<(String, u64)>,
+}
+
+/// Boots, waits for the end, reads the result.
+pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
+    let console = boot.log.with_extension("console.log");
+    let channel = boot.log.with_extension("results.log");
+    let errors = boot.log.with_extension("qemu.log");
+    for stale in [&console, &channel] {
+        File::create(stale)?;
+    }
+    let started = Instant::now();
+    let mut qemu = boot
+        .programs
+        .qemu()
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-nic",
+            "none",
+        ])
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+        ])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-serial")
+        .arg(format!("file:{}", channel.display()))
+        .arg("-kernel")
+        .arg(&boot.kernel.image)
+        .arg("-initrd")
+        .arg(boot.initrd)
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 rdinit=/init panic=-1 oops=panic {}",
+            boot.command_line
+        ))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&errors)?)
+        .spawn()
+        .context("cannot start QEMU")?;
+    let deadline = started + boot.timeout + BOOT_TIME;
+    let mut hung = false;
+    let status = loop {
+        if let Some(status) = qemu.try_wait()? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            hung = true;
+            qemu.kill()?;
+        }
+        std::thread::sleep(TICK);
+    };
+    let text = String::from_utf8_lossy(&fs::read(&channel)?).into_owned();
+    let mut outcome = read(&text);
+    outcome.seconds = started.elapsed().as_secs();
+    if hung {
+        outcome.fail(format!(
+            "the guest did not end within {} s",
+            (deadline - started).as_secs()
+        ));
+    } else if !status.success() {
+        let said = fs::read_to_string(&errors)?;
+        outcome.fail(format!("QEMU: {status}: {}", said.trim()));
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn fail(&mut self, problem: String) {
+        self.failed = self.failed.max(1);
+        self.problems.push(problem);
+    }
+}
+
+/// Reads the lines of the guest's result channel.
+fn read(text: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut ended = None;
+    let mut before = None;
+    for line in text.lines() {
+        let (kind, rest) = line
+            .trim_end_matches('\r')
+            .split_once(' ')
+            .unwrap_or((line, ""));
+        match kind {
+            "boot" => outcome.release = Some(rest.to_owned()),
+            "out" => {
+                let (time, said) = rest.split_once(' ').unwrap_or((rest, ""));
+                let time: u64 = time.parse().unwrap_or(0);
+                outcome.line(said, time.saturating_sub(before.unwrap_or(time)));
+                before = Some(time);
+            }
+            "end" => ended = rest.strip_prefix("exit=").map(str::to_owned),
+            "failed" => outcome.fail(format!("the guest's process 1: {rest}")),
+            _ => {}
+        }
+    }
+    match ended.as_deref() {
+        Some("0") if outcome.passed + outcome.failed == 0 => {
+            outcome.fail("no test ran".to_owned());
+        }
+        Some("0") => {}
+        // The failed tests have been named.
+        Some("101") if outcome.failed > 0 => {}
+        Some(TIMED_OUT) => outcome.fail("the suite took too long and was ended".to_owned()),
+        Some(code) => outcome.fail(format!("the test program ended with code {code}")),
+        None if outcome.problems.is_empty() => {
+            outcome.fail("the guest died before the suite ended".to_owned());
+        }
+        None => {}
+    }
+    outcome
+}
+
+impl Outcome {
+    /// One line of the test harness: `test NAME ... ok`.
+    fn line(&mut self, said: &str, milliseconds: u64) {
+        let Some((name, verdict)) = said
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        else {
+            return;
+        };
+        match verdict.split([',', ' ']).next() {
+            Some("ok") => self.passed += 1,
+            Some("FAILED") => {
+                self.failed += 1;
+                self.problems.push(format!("test {name} failed"));
+            }
+            Some("ignored") => self.ignored += 1,
+            _ => return,
+        }
+        self.tests.push((name.to_owned(), milliseconds));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, passed: usize, failed: usize, problem: &str) {
+        let outcome = read(text);
+        assert_eq!(
+            (outcome.passed, outcome.failed),
+            (passed, failed),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.problems.join("|"), problem);
+    }
+
+    #[test]
+    fn a_good_run_is_counted() {
+        let text = "boot 6.1.0\r\nout 100 running 2 tests\r\nout 400 test a::b ... ok\r\nout 1500 test c ... ok\r\nend exit=0\r\n";
+        check(text, 2, 0, "");
+        let outcome = read(text);
+        assert_eq!(outcome.release.as_deref(), Some("6.1.0"));
+        assert_eq!(outcome.tests[1], ("c".to_owned(), 1100));
+    }
+
+    #[test]
+    fn a_failed_test_is_named() {
+        check(
+            "boot 6\nout 1 test a ... ok\nout 2 test b ... FAILED\nend exit=101\n",
+            1,
+            1,
+            "test b failed",
+        );
+    }
+
+    #[test]
+    fn nothing_counts_as_good_by_silence() {
+        check("", 0, 1, "the guest died before the suite ended");
+        check(
+            "boot 6\nout 1 test a ... ok\n",
+            1,
+            1,
+            "the guest died before the suite ended",
+        );
+        check("boot 6\nend exit=0\n", 0, 1, "no test ran");
+        check(
+            "boot 6\nout 1 test a ... ok\nend exit=134\n",
+            1,
+            1,
+            "the test program ended with code 134",
+        );
+        check(
+            "boot 6\nend exit=124\n",
+            0,
+            1,
+            "the suite took too long and was ended",
+        );
+        check(
+            "boot 6\nfailed cannot mount /sys\n",
+            0,
+            1,
+            "the guest's process 1: cannot mount /sys",
+        );
+    }
+}

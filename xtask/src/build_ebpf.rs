@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 use object::build::elf::{Builder, SectionData};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::apt::write_if_changed;
-use crate::command::quiet;
+use crate::command::{quiet, run_shown};
 use crate::place::{Place, Toolchain};
 use crate::rust_src::{self, Source, hex};
 
@@ -54,57 +54,30 @@ struct Manifest {
     object_sha256: String,
 }
 
+/// Whether the eBPF crate has programs.
+pub(crate) fn is_there(place: &Place) -> bool {
+    place.root.join("sensor-ebpf/src/main.rs").exists()
+}
+
 /// Builds, or checks, the object.
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
-    ensure!(
-        place.root.join("sensor-ebpf/src/main.rs").exists(),
-        "sensor-ebpf/src/main.rs is missing: nothing to build"
-    );
-    let toolchain = Toolchain::find(place)?;
-    let rust_src = rust_src::find(place, &toolchain, args.rust_src)?;
-    let builder = Build {
-        linker: install_linker(place, &toolchain)?,
-        rust_src: &rust_src,
-        toolchain: &toolchain,
-    };
-    let home = place.target.join("ebpf");
-    let committed = place.root.join("sensor/bpf/sensor.bpf.o");
-    let manifest_path = place.root.join("sensor/bpf/sensor.bpf.toml");
-
+    let build = Build::prepare(place, args.rust_src)?;
+    let home = home(place);
     if args.log {
-        let bytes = builder.build(&place.root, &home, true)?;
+        let bytes = build.build(&place.root, &home, true)?;
         let path = home.join("sensor-log.bpf.o");
         fs::write(&path, bytes)?;
         println!("{}", path.display());
         return Ok(());
     }
-
-    let bytes = builder.build(&place.root, &home, false)?;
-    let manifest = Manifest {
-        rustc: toolchain.version.clone(),
-        bpf_linker: LINKER_VERSION.to_owned(),
-        core_sources_sha256: rust_src::digest(&rust_src)?,
-        object_sha256: hex(&Sha256::digest(&bytes)),
-    };
     if args.check {
-        check_other_folder(place, &builder, &bytes)?;
-        let old: Manifest =
-            toml::from_str(&fs::read_to_string(&manifest_path).with_context(|| {
-                format!(
-                    "{} is missing: run `cargo xtask build-ebpf`",
-                    manifest_path.display()
-                )
-            })?)
-            .with_context(|| manifest_path.display().to_string())?;
-        compare(&fs::read(&committed)?, &old, &bytes, &manifest)?;
-        println!(
-            "ok: {} is what the sources give, from two folders",
-            committed.display()
-        );
-        return Ok(());
+        return build.check(place);
     }
+    let bytes = build.build(&place.root, &home, false)?;
+    let manifest = build.manifest(&bytes)?;
+    let (object, manifest_path) = committed(place);
     fs::create_dir_all(place.root.join("sensor/bpf"))?;
-    fs::write(&committed, &bytes)?;
+    fs::write(&object, &bytes)?;
     let text = format!(
         "# How sensor.bpf.o was built. Written by `cargo xtask build-ebpf`, checked by its --check.\n{}",
         toml::to_string(&manifest)?
@@ -112,11 +85,40 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     write_if_changed(&manifest_path, &text)?;
     println!(
         "{} ({} bytes, sha256 {})",
-        committed.display(),
+        object.display(),
         bytes.len(),
         manifest.object_sha256
     );
     Ok(())
+}
+
+/// Compares the committed object with fresh builds in two folders.
+pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
+    Build::prepare(place, Source::Auto)?.check(place)
+}
+
+/// Clippy over the eBPF crate, for its own target; warnings are errors.
+pub(crate) fn clippy(place: &Place) -> anyhow::Result<()> {
+    let build = Build::prepare(place, Source::Auto)?;
+    for features in ["", "log"] {
+        let mut command = build.cargo(&place.root, &home(place), "clippy")?;
+        command
+            // The driver runs the compiler itself, past the shim.
+            .env("SYSROOT", home(place).join("sysroot"))
+            .args(["--features", features, "--", "--deny", "warnings"]);
+        run_shown(&mut command)?;
+    }
+    Ok(())
+}
+
+fn home(place: &Place) -> PathBuf {
+    place.target.join("ebpf")
+}
+
+/// The committed object and its manifest.
+fn committed(place: &Place) -> (PathBuf, PathBuf) {
+    let folder = place.root.join("sensor/bpf");
+    (folder.join("sensor.bpf.o"), folder.join("sensor.bpf.toml"))
 }
 
 /// Says why the committed object is not the built one, if it is not.
@@ -164,7 +166,7 @@ fn compare(committed: &[u8], old: &Manifest, built: &[u8], new: &Manifest) -> an
 }
 
 /// Builds a copy of the needed crates in another folder, with another sysroot: the bytes must be the same.
-fn check_other_folder(place: &Place, builder: &Build<'_>, bytes: &[u8]) -> anyhow::Result<()> {
+fn check_other_folder(place: &Place, builder: &Build, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new()
         .prefix("sensor-ebpf-check-")
         .tempdir()?;
@@ -237,15 +239,60 @@ fn install_linker(place: &Place, toolchain: &Toolchain) -> anyhow::Result<PathBu
 }
 
 /// What every build has in common.
-struct Build<'a> {
+struct Build {
     linker: PathBuf,
-    rust_src: &'a Path,
-    toolchain: &'a Toolchain,
+    rust_src: PathBuf,
+    toolchain: Toolchain,
 }
 
-impl Build<'_> {
-    /// Builds the tree at `root`, with everything temporary below `home`, and gives the stripped object.
-    fn build(&self, root: &Path, home: &Path, log: bool) -> anyhow::Result<Vec<u8>> {
+impl Build {
+    /// Finds or installs what a build needs.
+    fn prepare(place: &Place, source: Source) -> anyhow::Result<Self> {
+        ensure!(
+            is_there(place),
+            "sensor-ebpf/src/main.rs is missing: nothing to build"
+        );
+        let toolchain = Toolchain::find(place)?;
+        Ok(Self {
+            linker: install_linker(place, &toolchain)?,
+            rust_src: rust_src::find(place, &toolchain, source)?,
+            toolchain,
+        })
+    }
+
+    fn manifest(&self, bytes: &[u8]) -> anyhow::Result<Manifest> {
+        Ok(Manifest {
+            rustc: self.toolchain.version.clone(),
+            bpf_linker: LINKER_VERSION.to_owned(),
+            core_sources_sha256: rust_src::digest(&self.rust_src)?,
+            object_sha256: hex(&Sha256::digest(bytes)),
+        })
+    }
+
+    fn check(&self, place: &Place) -> anyhow::Result<()> {
+        let bytes = self.build(&place.root, &home(place), false)?;
+        check_other_folder(place, self, &bytes)?;
+        let (object, manifest) = committed(place);
+        let missing = |path: &Path| {
+            format!(
+                "{} is missing: run `cargo xtask build-ebpf`",
+                path.display()
+            )
+        };
+        let text = fs::read_to_string(&manifest).with_context(|| missing(&manifest))?;
+        let old: Manifest =
+            toml::from_str(&text).with_context(|| manifest.display().to_string())?;
+        let there = fs::read(&object).with_context(|| missing(&object))?;
+        compare(&there, &old, &bytes, &self.manifest(&bytes)?)?;
+        println!(
+            "ok: {} is what the sources give, from two folders",
+            object.display()
+        );
+        Ok(())
+    }
+
+    /// Cargo in the tree at `root`, set up for the eBPF target, with everything temporary below `home`.
+    fn cargo(&self, root: &Path, home: &Path, task: &str) -> anyhow::Result<Command> {
         fs::create_dir_all(home)?;
         let sysroot = self.private_sysroot(&home.join("sysroot"))?;
         let shim = home.join("rustc");
@@ -257,8 +304,6 @@ impl Build<'_> {
             ),
         )?;
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755))?;
-
-        let target = home.join("build");
         let cargo = || {
             let mut command = Command::new(self.toolchain.program("cargo"));
             command.current_dir(root.join("sensor-ebpf"));
@@ -266,43 +311,44 @@ impl Build<'_> {
         };
         // The sources must be there before the flags are made: each registry's folder is remapped.
         quiet(cargo().args(["fetch", "--quiet", "--locked"]))?;
+        let mut path = self.toolchain.sysroot.join("bin").into_os_string();
+        if let Some(rest) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
         let mut command = cargo();
         command
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--locked",
-                "--target",
-                TARGET,
-                "-Z",
-                "build-std=core",
-            ])
+            .arg(task)
+            .args(["--quiet", "--release", "--locked", "--target", TARGET])
+            .args(["-Z", "build-std=core"])
+            .env("PATH", path)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC", &shim)
             .env(RUSTC_VARIABLE, self.toolchain.program("rustc"))
             .env(SYSROOT_VARIABLE, &sysroot)
             // bpf-linker loads the LLVM that is part of rustc.
             .env("LD_LIBRARY_PATH", self.toolchain.sysroot.join("lib"))
-            .env("CARGO_TARGET_DIR", &target)
+            .env("CARGO_TARGET_DIR", home.join("build"))
             .env("CARGO_INCREMENTAL", "0")
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(root, &sysroot)?)
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
-            .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .stdin(Stdio::null());
+            .env_remove("RUSTC_WORKSPACE_WRAPPER");
+        Ok(command)
+    }
+
+    /// Builds the tree at `root`, with everything temporary below `home`, and gives the stripped object.
+    fn build(&self, root: &Path, home: &Path, log: bool) -> anyhow::Result<Vec<u8>> {
+        let mut command = self.cargo(root, home, "build")?;
         if log {
             command.args(["--features", "log"]);
         }
-        let status = command.status().context("cannot start cargo")?;
-        ensure!(
-            status.success(),
-            "the eBPF programs do not build ({status})"
-        );
-
+        run_shown(&mut command).context("the eBPF programs do not build")?;
+        let sysroot = home.join("sysroot");
+        let target = home.join("build");
         let raw = fs::read(target.join(TARGET).join("release/sensor-ebpf"))?;
         let bytes = strip(&raw)?;
-        for path in [root, self.rust_src, &sysroot, &cargo_home()?] {
+        for path in [root, self.rust_src.as_path(), &sysroot, &cargo_home()?] {
             let needle = path.as_os_str().as_encoded_bytes();
             ensure!(
                 !bytes.windows(needle.len()).any(|window| window == needle),
@@ -342,7 +388,7 @@ impl Build<'_> {
             }
         }
         remap(root, "sensor");
-        remap(self.rust_src, "rust-src");
+        remap(&self.rust_src, "rust-src");
         remap(&sysroot.join("lib/rustlib/src/rust"), "rust-src");
         Ok(flags.join(&OsString::from("\x1f")))
     }
@@ -370,7 +416,7 @@ impl Build<'_> {
             }
         }
         fs::create_dir(here.join("src"))?;
-        symlink(self.rust_src, here.join("src/rust"))?;
+        symlink(&self.rust_src, here.join("src/rust"))?;
         Ok(folder.to_owned())
     }
 }

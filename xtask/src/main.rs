@@ -3,14 +3,21 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::exit,
     reason = "a task runner talks to the person who started it"
 )]
 
 mod apt;
 mod build_ebpf;
 mod command;
+mod docs;
+mod harness;
+mod lint;
+mod matrix;
+mod native;
 mod place;
 mod rust_src;
+mod static_programs;
 mod test;
 mod vm;
 
@@ -37,8 +44,14 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     /// Boot kernels of the matrix in QEMU and run tests there.
     Vm(vm::Args),
-    /// Run every test.
-    Test,
+    /// Run suites on this machine's own kernel.
+    Native(native::Args),
+    /// Run every test: lints, unit tests, documents, the eBPF object, this machine, guests.
+    Test(test::Args),
+    /// Check formatting and run clippy, the eBPF crate included.
+    Lint,
+    /// Write the generated pages of docs/.
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,12 +61,14 @@ fn main() -> ExitCode {
         .next()
         .is_some_and(|first| first == build_ebpf::SHIM)
     {
-        build_ebpf::rustc_shim(arguments.collect())
+        build_ebpf::rustc_shim(arguments.collect()).map(|()| true)
     } else {
         run(Args::parse())
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // The task has said what failed; its summary is the last line.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -61,11 +76,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+/// Runs a task; false if its tests failed.
+fn run(args: Args) -> anyhow::Result<bool> {
     let place = Place::find()?;
     match args.task {
-        Task::BuildEbpf(args) => build_ebpf::run(&place, &args),
+        Task::BuildEbpf(args) => build_ebpf::run(&place, &args).map(|()| true),
         Task::Vm(args) => vm::run(&place, &args),
-        Task::Test => test::run(&place),
+        Task::Native(args) => native::run(&place, &args),
+        Task::Test(args) => test::run(&place, &args),
+        Task::Lint => lint::run(&place).map(|()| true),
+        Task::Docs(args) => docs::run(&place, &args).map(|()| true),
     }
 }

@@ -2,26 +2,24 @@
 
 mod guest;
 mod image;
-mod matrix;
 mod packages;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use serde::Deserialize;
+use anyhow::Context as _;
 
-use crate::command::{quiet, tail};
-use crate::place::{Place, Toolchain};
+use crate::command::tail;
+use crate::harness::Tally;
+use crate::matrix::{Backend, Cell, Matrix, Selection};
+use crate::place::Place;
+use crate::static_programs::StaticPrograms;
+use crate::test::{Row, summary};
 use crate::vm::guest::{Boot, Outcome};
 use crate::vm::image::Image;
-pub(crate) use crate::vm::matrix::Backend;
-use crate::vm::matrix::{Cell, Matrix, Selection};
 use crate::vm::packages::{KernelFiles, Programs};
 
 /// Loaded before a suite starts: what the suites need beyond the kernel image.
@@ -82,22 +80,9 @@ impl Plan {
     }
 }
 
-/// A row of the summary.
-#[derive(Debug)]
-pub(crate) struct Row {
-    /// Version in the matrix, and the release that booted.
-    pub(crate) kernel: String,
-    pub(crate) suite: String,
-    /// `-` for suites without.
-    pub(crate) backend: &'static str,
-    pub(crate) passed: usize,
-    pub(crate) failed: usize,
-    pub(crate) ignored: usize,
-    pub(crate) seconds: u64,
-}
-
 /// The task: prints rows, fails if any test failed.
-pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
+    let started = Instant::now();
     let plan = Plan {
         selection: Selection {
             kernels: args.kernels.clone(),
@@ -108,16 +93,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         jobs: args.jobs,
         arguments: args.arguments.clone(),
     };
-    let rows = guests(place, &plan)?;
-    let passed: usize = rows.iter().map(|row| row.passed).sum();
-    let failed: usize = rows.iter().map(|row| row.failed).sum();
-    println!("{passed} passed, {failed} failed");
-    ensure!(
-        failed == 0,
-        "{failed} failed; logs are in {}",
-        logs(place).display()
-    );
-    Ok(())
+    Ok(summary(&guests(place, &plan)?, started) == 0)
 }
 
 /// Runs the cells of a plan and prints a line for each as it ends.
@@ -125,9 +101,9 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
     let cells = Matrix::read(place)?.cells(&plan.selection)?;
     fs::create_dir_all(logs(place))?;
     fs::create_dir_all(place.target.join("vm/run"))?;
-    let binaries = Binaries::build(
+    let built = StaticPrograms::build(
         place,
-        cells.iter().map(|cell| cell.suite.test.as_str()).collect(),
+        &cells.iter().map(|cell| cell.suite.test.as_str()).collect(),
     )?;
     let programs = Programs::find(place)?;
     let mut kernels = BTreeMap::new();
@@ -165,7 +141,7 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 .with_extension("cpio");
             fs::write(
                 &initrd,
-                binaries.image(&programs, kernel, cell, &plan.arguments)?,
+                file_system(&built, &programs, kernel, cell, &plan.arguments)?,
             )?;
             let outcome = guest::boot(&Boot {
                 programs: &programs,
@@ -176,8 +152,9 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 log: log.clone(),
             })?;
             fs::remove_file(&initrd)?;
-            show(cell, &outcome, &log);
-            rows.lock().map_err(poisoned)?.push(row(cell, &outcome));
+            let row = row(cell, &outcome);
+            show(&row, &outcome.tally, &log);
+            rows.lock().map_err(poisoned)?.push(row);
         }
     };
     std::thread::scope(|scope| {
@@ -215,33 +192,25 @@ fn log_name(cell: &Cell) -> String {
 }
 
 fn row(cell: &Cell, outcome: &Outcome) -> Row {
-    Row {
-        kernel: outcome
-            .release
-            .clone()
-            .unwrap_or_else(|| format!("{} (did not boot)", cell.kernel.version)),
-        suite: cell.suite.name.clone(),
-        backend: cell.backend.map_or("-", Backend::name),
-        passed: outcome.passed,
-        failed: outcome.failed,
-        ignored: outcome.ignored,
-        seconds: outcome.seconds,
-    }
+    let unbooted = format!("{} (did not boot)", cell.kernel.version);
+    Row::new(
+        outcome.release.as_ref().unwrap_or(&unbooted),
+        &cell.suite.name,
+        cell.backend.map_or("-", Backend::name),
+        &outcome.tally,
+        outcome.seconds,
+    )
 }
 
-fn show(cell: &Cell, outcome: &Outcome, log: &Path) {
-    let row = row(cell, outcome);
-    println!(
-        "linux {:<28} {:<12} {:<13} {:>3} passed {:>3} failed {:>3} ignored {:>5} s",
-        row.kernel, row.suite, row.backend, row.passed, row.failed, row.ignored, row.seconds
-    );
-    for (test, milliseconds) in &outcome.tests {
+fn show(row: &Row, tally: &Tally, log: &Path) {
+    row.print();
+    for (test, milliseconds) in &tally.tests {
         if *milliseconds >= SLOW_MILLISECONDS {
             println!("  {test} took {} s", milliseconds / 1000);
         }
     }
-    if outcome.failed > 0 {
-        for problem in &outcome.problems {
+    if tally.failed > 0 {
+        for problem in &tally.problems {
             println!("  {problem}");
         }
         for extension in ["results.log", "console.log"] {
@@ -259,216 +228,103 @@ struct Prepared {
     kept: Vec<PathBuf>,
 }
 
-/// Statically linked programs for the guest, without debug information.
-struct Binaries {
-    init: PathBuf,
-    sensor: PathBuf,
-    tests: BTreeMap<String, PathBuf>,
-}
-
-/// One line of cargo's `--message-format=json`, as far as it matters.
-#[derive(Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-    target: Option<MessageTarget>,
-}
-
-#[derive(Deserialize)]
-struct MessageTarget {
-    name: String,
-}
-
-impl Binaries {
-    fn build(place: &Place, tests: BTreeSet<&str>) -> anyhow::Result<Self> {
-        let toolchain = Toolchain::find(place)?;
-        let programs = static_build(
-            place,
-            &toolchain,
-            &[
-                "build",
-                "--package",
-                "sensor",
-                "--package",
-                "sensor-vm-init",
-                "--bins",
-            ],
-        )?;
-        let mut arguments = vec!["test", "--no-run", "--package", "sensor-tests"];
-        for test in &tests {
-            arguments.extend(["--test", test]);
-        }
-        let built = static_build(place, &toolchain, &arguments)?;
-        let one = |of: &BTreeMap<String, PathBuf>, name: &str| {
-            of.get(name)
-                .cloned()
-                .with_context(|| format!("cargo built no program {name}"))
-        };
-        Ok(Self {
-            init: one(&programs, "sensor-vm-init")?,
-            sensor: one(&programs, "sensor")?,
-            tests: tests
-                .iter()
-                .map(|name| Ok(((*name).to_owned(), one(&built, name)?)))
-                .collect::<anyhow::Result<_>>()?,
-        })
+/// The file system for one cell.
+fn file_system(
+    built: &StaticPrograms,
+    programs: &Programs,
+    kernel: &Prepared,
+    cell: &Cell,
+    arguments: &[String],
+) -> anyhow::Result<Vec<u8>> {
+    let mut image = Image::default();
+    // Programs that give up root must still be able to walk from here.
+    image.folder("/", 0o755)?;
+    for folder in [
+        "/proc",
+        "/sys",
+        "/dev",
+        "/run",
+        "/mnt",
+        "/lib/test-modules",
+        "/var/lib",
+        "/var/cache",
+    ] {
+        image.folder(folder, 0o755)?;
     }
-
-    /// The file system for one cell.
-    fn image(
-        &self,
-        programs: &Programs,
-        kernel: &Prepared,
-        cell: &Cell,
-        arguments: &[String],
-    ) -> anyhow::Result<Vec<u8>> {
-        let mut image = Image::default();
-        // Programs that give up root must still be able to walk from here.
-        image.folder("/", 0o755)?;
-        for folder in [
-            "/proc",
-            "/sys",
-            "/dev",
-            "/run",
-            "/mnt",
-            "/lib/test-modules",
-            "/var/lib",
-            "/var/cache",
-        ] {
-            image.folder(folder, 0o755)?;
-        }
-        image.folder("/tmp", 0o1777)?;
-        image.folder("/root", 0o700)?;
-        image.device("/dev/console", 0o600, (5, 1))?;
-        image.copy("/init", 0o755, &self.init)?;
-        image.copy("/usr/bin/sensor", 0o755, &self.sensor)?;
-        let test = format!("/usr/lib/sensor-tests/{}", cell.suite.test);
-        image.copy(
-            &test,
-            0o755,
-            self.tests.get(&cell.suite.test).context("a built test")?,
-        )?;
-        image.copy("/bin/busybox", 0o755, &programs.busybox())?;
-        for applet in APPLETS {
-            image.link(&format!("/bin/{applet}"), "busybox")?;
-        }
-        image.text(
-            "/etc/passwd",
-            0o644,
-            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n\
+    image.folder("/tmp", 0o1777)?;
+    image.folder("/root", 0o700)?;
+    image.device("/dev/console", 0o600, (5, 1))?;
+    image.copy("/init", 0o755, &built.init)?;
+    image.copy("/usr/bin/sensor", 0o755, &built.sensor)?;
+    let test = format!("/usr/lib/sensor-tests/{}", cell.suite.test);
+    image.copy(&test, 0o755, built.test(&cell.suite.test)?)?;
+    image.copy("/bin/busybox", 0o755, &programs.busybox())?;
+    for applet in APPLETS {
+        image.link(&format!("/bin/{applet}"), "busybox")?;
+    }
+    image.text(
+        "/etc/passwd",
+        0o644,
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n\
              tester:x:1000:1000:tester:/tmp:/bin/sh\n",
-        )?;
-        image.text(
-            "/etc/group",
-            0o644,
-            "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\nstaff:x:50:tester\n",
-        )?;
-        image.text("/etc/hostname", 0o644, "guest\n")?;
-        image.text(
-            "/etc/hosts",
-            0o644,
-            "127.0.0.1 localhost guest\n::1 localhost\n",
-        )?;
-        image.text(
-            "/etc/machine-id",
-            0o444,
-            "5e4502a1f0c64b7d9b3f6d2c8a917e40\n",
-        )?;
-        image.text(
-            "/etc/os-release",
-            0o644,
-            "NAME=\"sensor test guest\"\nID=guest\n",
-        )?;
+    )?;
+    image.text(
+        "/etc/group",
+        0o644,
+        "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\nstaff:x:50:tester\n",
+    )?;
+    image.text("/etc/hostname", 0o644, "guest\n")?;
+    image.text(
+        "/etc/hosts",
+        0o644,
+        "127.0.0.1 localhost guest\n::1 localhost\n",
+    )?;
+    image.text(
+        "/etc/machine-id",
+        0o444,
+        "5e4502a1f0c64b7d9b3f6d2c8a917e40\n",
+    )?;
+    image.text(
+        "/etc/os-release",
+        0o644,
+        "NAME=\"sensor test guest\"\nID=guest\n",
+    )?;
 
-        let mut job = format!("timeout={}\n", cell.suite.timeout_seconds);
-        for (files, folder) in [
-            (&kernel.loaded, "/lib/modules-loaded"),
-            (&kernel.kept, "/lib/test-modules"),
-        ] {
-            for file in files {
-                let name = file
-                    .file_name()
-                    .context("a module's name")?
-                    .to_string_lossy();
-                image.copy(&format!("{folder}/{name}"), 0o644, file)?;
-                if folder == "/lib/modules-loaded" {
-                    job.push_str(&format!("module={folder}/{name}\n"));
-                }
+    let mut job = format!("timeout={}\n", cell.suite.timeout_seconds);
+    for (files, folder) in [
+        (&kernel.loaded, "/lib/modules-loaded"),
+        (&kernel.kept, "/lib/test-modules"),
+    ] {
+        for file in files {
+            let name = file
+                .file_name()
+                .context("a module's name")?
+                .to_string_lossy();
+            image.copy(&format!("{folder}/{name}"), 0o644, file)?;
+            if folder == "/lib/modules-loaded" {
+                job.push_str(&format!("module={folder}/{name}\n"));
             }
         }
-        let expected = cell
-            .backend
-            .and_then(|backend| cell.kernel.hooks.get(&backend));
-        if let Some(expected) = expected {
-            image.text(
-                "/etc/sensor-vm/expected-hooks.toml",
-                0o644,
-                &toml::to_string(expected)?,
-            )?;
-            job.push_str("env=SENSOR_EXPECTED_HOOKS=/etc/sensor-vm/expected-hooks.toml\n");
-        }
-        if let Some(backend) = cell.backend {
-            job.push_str(&format!("env=SENSOR_BACKEND={}\n", backend.name()));
-        }
-        job.push_str("env=SENSOR_GUEST=1\nenv=SENSOR_BIN=/usr/bin/sensor\n");
-        job.push_str(&format!("argument={test}\nargument=--test-threads=1\n"));
-        for argument in cell.suite.arguments.iter().chain(arguments) {
-            job.push_str(&format!("argument={argument}\n"));
-        }
-        image.text("/etc/sensor-vm/job", 0o644, &job)?;
-        image.finish()
     }
-}
-
-/// Runs cargo for static programs; gives their stripped copies by target name.
-fn static_build(
-    place: &Place,
-    toolchain: &Toolchain,
-    arguments: &[&str],
-) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let (task, rest) = arguments.split_first().context("a cargo command")?;
-    let output = Command::new("cargo")
-        .arg(task)
-        .args([
-            "--quiet",
-            "--locked",
-            "--release",
-            "--message-format=json-render-diagnostics",
-            "--target",
-        ])
-        .arg(&toolchain.host)
-        .args(rest)
-        .current_dir(&place.root)
-        // No musl here: glibc links statically too. With --target, build scripts and macros stay dynamic.
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            OsString::from("-Ctarget-feature=+crt-static"),
-        )
-        .env_remove("RUSTFLAGS")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(
-        output.status.success(),
-        "the guest's programs do not build ({})",
-        output.status
-    );
-    let folder = place.target.join("vm/programs");
-    fs::create_dir_all(&folder)?;
-    let mut programs = BTreeMap::new();
-    for line in String::from_utf8(output.stdout)?.lines() {
-        let message: Message = serde_json::from_str(line).context("cargo's messages")?;
-        if let (Some(executable), Some(target)) = (message.executable, message.target) {
-            let stripped = folder.join(&target.name);
-            quiet(
-                Command::new("strip")
-                    .arg("--strip-debug")
-                    .arg("-o")
-                    .arg(&stripped)
-                    .arg(&executable),
-            )?;
-            programs.insert(target.name, stripped);
-        }
+    let expected = cell
+        .backend
+        .and_then(|backend| cell.kernel.hooks.get(&backend));
+    if let Some(expected) = expected {
+        image.text(
+            "/etc/sensor-vm/expected-hooks.toml",
+            0o644,
+            &toml::to_string(expected)?,
+        )?;
+        job.push_str("env=SENSOR_EXPECTED_HOOKS=/etc/sensor-vm/expected-hooks.toml\n");
     }
-    Ok(programs)
+    if let Some(backend) = cell.backend {
+        job.push_str(&format!("env=SENSOR_BACKEND={}\n", backend.name()));
+    }
+    job.push_str("env=SENSOR_GUEST=1\nenv=SENSOR_BIN=/usr/bin/sensor\n");
+    job.push_str(&format!("argument={test}\nargument=--test-threads=1\n"));
+    for argument in cell.suite.arguments.iter().chain(arguments) {
+        job.push_str(&format!("argument={argument}\n"));
+    }
+    image.text("/etc/sensor-vm/job", 0o644, &job)?;
+    image.finish()
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::harness::Tally;
 use crate::vm::packages::{KernelFiles, Programs};
 
 /// Time for booting and powering off on a loaded machine, beside the suite's own.
 const BOOT_TIME: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(50);
 /// The test system's answer to a program that took too long.
-const TIMED_OUT: &str = "124";
+const TIMED_OUT: i32 = 124;
 
 /// What a boot needs.
 #[derive(Debug)]
@@ -28,19 +29,13 @@ pub(crate) struct Boot<'a> {
 }
 
 /// How a suite went in a guest.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// The kernel release that really booted, if it did.
     pub(crate) release: Option<String>,
-    pub(crate) passed: usize,
-    pub(crate) failed: usize,
-    pub(crate) ignored: usize,
+    pub(crate) tally: Tally,
     /// From start of QEMU to its end.
     pub(crate) seconds: u64,
-    /// One line each: a test that failed, a guest that died.
-    pub(crate) problems: Vec<String>,
-    /// Tests with the milliseconds between their line and the one before.
-    pub(crate) tests: Vec<(String, u64)>,
 }
 
 /// Boots, waits for the end, reads the result.
@@ -108,22 +103,17 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
     let mut outcome = read(&text);
     outcome.seconds = started.elapsed().as_secs();
     if hung {
-        outcome.fail(format!(
+        outcome.tally.fail(format!(
             "the guest did not end within {} s",
             (deadline - started).as_secs()
         ));
     } else if !status.success() {
         let said = fs::read_to_string(&errors)?;
-        outcome.fail(format!("QEMU: {status}: {}", said.trim()));
+        outcome
+            .tally
+            .fail(format!("QEMU: {status}: {}", said.trim()));
     }
     Ok(outcome)
-}
-
-impl Outcome {
-    fn fail(&mut self, problem: String) {
-        self.failed = self.failed.max(1);
-        self.problems.push(problem);
-    }
 }
 
 /// Reads the lines of the guest's result channel.
@@ -131,6 +121,7 @@ fn read(text: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let mut ended = None;
     let mut before = None;
+    let mut told = false;
     for line in text.lines() {
         let (kind, rest) = line
             .trim_end_matches('\r')
@@ -141,51 +132,35 @@ fn read(text: &str) -> Outcome {
             "out" => {
                 let (time, said) = rest.split_once(' ').unwrap_or((rest, ""));
                 let time: u64 = time.parse().unwrap_or(0);
-                outcome.line(said, time.saturating_sub(before.unwrap_or(time)));
+                outcome
+                    .tally
+                    .line(said, time.saturating_sub(before.unwrap_or(time)));
                 before = Some(time);
             }
-            "end" => ended = rest.strip_prefix("exit=").map(str::to_owned),
-            "failed" => outcome.fail(format!("the guest's process 1: {rest}")),
+            "end" => {
+                ended = rest
+                    .strip_prefix("exit=")
+                    .and_then(|code| code.parse().ok())
+            }
+            "failed" => {
+                told = true;
+                outcome.tally.fail(format!("the guest's process 1: {rest}"));
+            }
             _ => {}
         }
     }
-    match ended.as_deref() {
-        Some("0") if outcome.passed + outcome.failed == 0 => {
-            outcome.fail("no test ran".to_owned());
-        }
-        Some("0") => {}
-        // The failed tests have been named.
-        Some("101") if outcome.failed > 0 => {}
-        Some(TIMED_OUT) => outcome.fail("the suite took too long and was ended".to_owned()),
-        Some(code) => outcome.fail(format!("the test program ended with code {code}")),
-        None if outcome.problems.is_empty() => {
-            outcome.fail("the guest died before the suite ended".to_owned());
-        }
-        None => {}
+    match ended {
+        Some(TIMED_OUT) => outcome
+            .tally
+            .fail("the suite took too long and was ended".to_owned()),
+        Some(code) => outcome.tally.ended(Some(code)),
+        // Process 1 has said why.
+        None if told => {}
+        None => outcome
+            .tally
+            .fail("the guest died before the suite ended".to_owned()),
     }
     outcome
-}
-
-impl Outcome {
-    /// One line of the test harness: `test NAME ... ok`.
-    fn line(&mut self, said: &str, milliseconds: u64) {
-        let Some((name, verdict)) = said
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
-        else {
-            return;
-        };
-        match verdict.split([',', ' ']).next() {
-            Some("ok") => self.passed += 1,
-            Some("FAILED") => {
-                self.failed += 1;
-                self.problems.push(format!("test {name} failed"));
-            }
-            Some("ignored") => self.ignored += 1,
-            _ => return,
-        }
-        self.tests.push((name.to_owned(), milliseconds));
-    }
 }
 
 #[cfg(test)]
@@ -195,11 +170,11 @@ mod tests {
     fn check(text: &str, passed: usize, failed: usize, problem: &str) {
         let outcome = read(text);
         assert_eq!(
-            (outcome.passed, outcome.failed),
+            (outcome.tally.passed, outcome.tally.failed),
             (passed, failed),
             "{outcome:?}"
         );
-        assert_eq!(outcome.problems.join("|"), problem);
+        assert_eq!(outcome.tally.problems.join("|"), problem);
     }
 
     #[test]
@@ -208,7 +183,7 @@ mod tests {
         check(text, 2, 0, "");
         let outcome = read(text);
         assert_eq!(outcome.release.as_deref(), Some("6.1.0"));
-        assert_eq!(outcome.tests[1], ("c".to_owned(), 1100));
+        assert_eq!(outcome.tally.tests[1], ("c".to_owned(), 1100));
     }
 
     #[test]

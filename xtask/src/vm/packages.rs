@@ -10,8 +10,8 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::apt::Apt;
 use crate::command::quiet;
+use crate::matrix::Kernel;
 use crate::place::Place;
-use crate::vm::matrix::Kernel;
 
 /// The suites with a QEMU of 10 or newer that runs with the C library of Debian 12.
 const QEMU_SUITES: [&str; 2] = ["bookworm", "bookworm-backports"];

@@ -262,6 +262,6 @@ mod tests {
         assert_eq!(job.timeout, Duration::from_secs(5));
         assert_eq!(job.environment, [("A".to_owned(), "b=c".to_owned())]);
         assert_eq!(job.arguments, ["/bin/t", "-x"]);
-        assert!(parse("what=1").is_err());
+        parse("what=1").unwrap_err();
     }
 }

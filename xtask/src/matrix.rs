@@ -14,7 +14,7 @@ use crate::place::Place;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Matrix {
     kernel: Vec<Kernel>,
-    guest_suite: Vec<Suite>,
+    suite: Vec<Suite>,
 }
 
 /// One kernel, named by Debian suite and package.
@@ -67,7 +67,7 @@ impl Backend {
     }
 }
 
-/// A test target of crate sensor-tests that runs in guests.
+/// A test target of crate sensor-tests that runs as root, in guests or here.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Suite {
@@ -78,6 +78,9 @@ pub(crate) struct Suite {
     pub(crate) roles: Vec<Role>,
     /// Run once for each; once without any if empty.
     pub(crate) backends: Vec<Backend>,
+    /// The same on the kernel of this machine; it does not run here if empty.
+    #[serde(default)]
+    pub(crate) native_backends: Vec<Backend>,
     pub(crate) timeout_seconds: u64,
     /// Arguments for the test harness.
     #[serde(default)]
@@ -112,12 +115,7 @@ impl Matrix {
 
     /// The cells that a selection names; a name that the matrix does not have is an error.
     pub(crate) fn cells(&self, selection: &Selection) -> anyhow::Result<Vec<Cell>> {
-        for name in &selection.suites {
-            ensure!(
-                self.guest_suite.iter().any(|suite| suite.name == *name),
-                "no suite {name:?} in tests/vm/kernels.toml"
-            );
-        }
+        self.check_names(selection)?;
         let all_kernels =
             selection.kernels.is_empty() || selection.kernels.iter().any(|one| one == "all");
         if !all_kernels {
@@ -133,7 +131,7 @@ impl Matrix {
             if !all_kernels && !selection.kernels.iter().any(|name| kernel.is(name)) {
                 continue;
             }
-            for suite in &self.guest_suite {
+            for suite in &self.suite {
                 // Who names suites or kernels means just these, whatever their role.
                 let named = selection.suites.contains(&suite.name);
                 if !named && !selection.suites.is_empty() {
@@ -164,6 +162,34 @@ impl Matrix {
     }
 }
 
+impl Matrix {
+    /// The suites with their backends that run on this machine.
+    pub(crate) fn native(&self, selection: &Selection) -> anyhow::Result<Vec<(Suite, Backend)>> {
+        self.check_names(selection)?;
+        let mut cells = Vec::new();
+        for suite in &self.suite {
+            if selection.suites.is_empty() || selection.suites.contains(&suite.name) {
+                for backend in &suite.native_backends {
+                    if selection.backends.is_empty() || selection.backends.contains(backend) {
+                        cells.push((suite.clone(), *backend));
+                    }
+                }
+            }
+        }
+        Ok(cells)
+    }
+
+    fn check_names(&self, selection: &Selection) -> anyhow::Result<()> {
+        for name in &selection.suites {
+            ensure!(
+                self.suite.iter().any(|suite| suite.name == *name),
+                "no suite {name:?} in tests/vm/kernels.toml"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Kernel {
     /// Whether a name typed by a person means this kernel: `5.10`, `7`, `7.x`.
     fn is(&self, name: &str) -> bool {
@@ -189,7 +215,7 @@ mod tests {
                 { version = "5.10", suite = "a", package = "p", role = "oldest" },
                 { version = "7", suite = "b", package = "p", role = "smoke", hooks.auto.exec = "tp_btf" },
             ]
-            guest_suite = [
+            suite = [
                 { name = "one", test = "t", roles = ["oldest", "smoke"], backends = [], timeout_seconds = 1 },
                 { name = "two", test = "t", roles = ["oldest"], backends = ["auto", "syscall-exit"], timeout_seconds = 1 },
             ]

@@ -1,0 +1,49 @@
+//! `cargo xtask lint`: formatting and clippy, for the workspace and for the eBPF crate on its own target.
+
+use std::process::Command;
+
+use crate::build_ebpf;
+use crate::command::run_shown;
+use crate::place::Place;
+
+/// The task.
+pub(crate) fn run(place: &Place) -> anyhow::Result<()> {
+    format(place)?;
+    workspace(place)?;
+    build_ebpf::clippy(place)?;
+    println!("ok");
+    Ok(())
+}
+
+/// Formatting of everything.
+pub(crate) fn format(place: &Place) -> anyhow::Result<()> {
+    run_shown(
+        Command::new("cargo")
+            .args(["fmt", "--all", "--check"])
+            .current_dir(&place.root),
+    )?;
+    if build_ebpf::is_there(place) {
+        run_shown(
+            Command::new("cargo")
+                .args(["fmt", "--check"])
+                .current_dir(place.root.join("sensor-ebpf")),
+        )?;
+    }
+    Ok(())
+}
+
+/// Clippy over the workspace: every warning is an error here, so that the tree stays buildable while one edits.
+pub(crate) fn workspace(place: &Place) -> anyhow::Result<()> {
+    run_shown(
+        Command::new("cargo")
+            .args([
+                "clippy",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--all-targets",
+            ])
+            .args(["--", "--deny", "warnings"])
+            .current_dir(&place.root),
+    )
+}

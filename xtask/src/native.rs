@@ -1,0 +1,168 @@
+//! Suites on this machine's own kernel, as root; each keeps the sensor scoped to a cgroup that it makes itself.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use crate::command::tail;
+use crate::harness::Tally;
+use crate::matrix::{Backend, Matrix, Selection};
+use crate::place::Place;
+use crate::static_programs::StaticPrograms;
+use crate::test::{Row, summary};
+
+const SHOWN_LINES: usize = 60;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Suites by name, as in tests/vm/kernels.toml; all that run natively without it.
+    #[arg(long, value_delimiter = ',')]
+    suite: Vec<String>,
+    /// Only these backends.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    backend: Vec<Backend>,
+    /// Arguments for the test harness, such as the name of a test.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// The task: prints rows, fails if any test failed.
+pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
+    let selection = Selection {
+        suites: args.suite.clone(),
+        backends: args.backend.clone(),
+        ..Selection::default()
+    };
+    let started = Instant::now();
+    let rows = suites(place, &selection, &args.arguments)?;
+    ensure!(
+        !rows.is_empty(),
+        "no suite of tests/vm/kernels.toml runs natively"
+    );
+    Ok(summary(&rows, started) == 0)
+}
+
+/// Runs the native suites of a selection one after the other.
+pub(crate) fn suites(
+    place: &Place,
+    selection: &Selection,
+    arguments: &[String],
+) -> anyhow::Result<Vec<Row>> {
+    let cells = Matrix::read(place)?.native(selection)?;
+    if cells.is_empty() {
+        return Ok(Vec::new());
+    }
+    let status = fs::read_to_string("/proc/self/status")?;
+    let root = status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"));
+    ensure!(
+        root,
+        "suites on this machine load eBPF programs: run as root"
+    );
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?
+        .trim()
+        .to_owned();
+    let programs = StaticPrograms::build(
+        place,
+        &cells.iter().map(|(suite, _)| suite.test.as_str()).collect(),
+    )?;
+    let logs = place.target.join("native-logs");
+    fs::create_dir_all(&logs)?;
+    let mut rows = Vec::new();
+    for (suite, backend) in cells {
+        let mut command = Command::new(programs.test(&suite.test)?);
+        command
+            .arg("--test-threads=1")
+            .args(&suite.arguments)
+            .args(arguments)
+            .current_dir(&place.root)
+            .env("SENSOR_BIN", &programs.sensor)
+            .env("SENSOR_BACKEND", backend.name())
+            .env_remove("SENSOR_GUEST");
+        let name = backend.name();
+        let log = logs.join(format!("{}-{name}.log", suite.name));
+        let started = Instant::now();
+        let tally = watch(
+            &mut command,
+            Duration::from_secs(suite.timeout_seconds),
+            &log,
+        )?;
+        let row = Row::new(
+            &format!("{release} (this one)"),
+            &suite.name,
+            name,
+            &tally,
+            started.elapsed().as_secs(),
+        );
+        row.print();
+        if tally.failed > 0 {
+            tally
+                .problems
+                .iter()
+                .for_each(|problem| println!("  {problem}"));
+            println!("--- the end of {}", log.display());
+            print!("{}", tail(&fs::read_to_string(&log)?, SHOWN_LINES));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Runs a test program with its output in `log`, ends it when it takes too long.
+fn watch(command: &mut Command, timeout: Duration, log: &Path) -> anyhow::Result<Tally> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(log)?)
+        .spawn()
+        .context("cannot start the test program")?;
+    let pipe = child.stdout.take().context("a pipe")?;
+    let (sender, lines) = mpsc::sync_channel(256);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n') {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut tally = Tally::default();
+    let mut text = String::new();
+    let deadline = Instant::now() + timeout;
+    let mut before = Instant::now();
+    let mut late = false;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let elapsed = before.elapsed().as_millis();
+                tally.line(&line, u64::try_from(elapsed).unwrap_or(u64::MAX));
+                before = Instant::now();
+                text.push_str(&line);
+                text.push('\n');
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                late = true;
+                child.kill()?;
+                break;
+            }
+        }
+    }
+    let status = child.wait()?;
+    let errors = fs::read_to_string(log).unwrap_or_default();
+    fs::write(log, format!("{text}{errors}"))?;
+    if late {
+        tally.fail(format!(
+            "the suite took longer than {} s and was ended",
+            timeout.as_secs()
+        ));
+    } else {
+        tally.ended(status.code());
+    }
+    Ok(tally)
+}

@@ -14,3 +14,4 @@ pub mod kernel;
 pub mod ledger;
 pub mod procfs;
 pub mod recording;
+pub mod sink;

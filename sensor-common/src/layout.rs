@@ -389,11 +389,13 @@ pub enum Field {
     RegsBx,
     /// `pt_regs.cx`
     RegsCx,
+    /// `socket.state`
+    SocketState,
 }
 
 impl Field {
     /// How many there are.
-    pub const COUNT: usize = 157;
+    pub const COUNT: usize = 158;
 
     /// All of them, in index order.
     pub const ALL: [Self; Self::COUNT] = [
@@ -554,6 +556,7 @@ impl Field {
         Self::RegsSi,
         Self::RegsBx,
         Self::RegsCx,
+        Self::SocketState,
     ];
 
     /// Where its value comes from.
@@ -744,6 +747,7 @@ impl Field {
             Self::RegsSi => m(&["pt_regs.si"], 8),
             Self::RegsBx => m(&["pt_regs.bx"], 8),
             Self::RegsCx => m(&["pt_regs.cx"], 8),
+            Self::SocketState => m(&["socket.state"], 4),
         }
     }
 }

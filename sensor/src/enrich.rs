@@ -1,5 +1,6 @@
 //! Facts that are not in the record: who the process is, its users, its container, what of its arguments may leave.
 mod background;
+pub mod close_watch;
 pub mod container;
 pub mod environment;
 pub mod file;

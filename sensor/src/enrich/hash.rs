@@ -31,6 +31,7 @@ mod read;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sensor_common::record::FileIdentity;
@@ -38,7 +39,10 @@ use sensor_proto::v1::{HashSource, HashVerdict, Hashes};
 
 pub use self::count::HashStats;
 pub use self::digest::{Algorithms, Digests};
-use self::open::Reached;
+#[cfg(test)]
+pub(crate) use self::identity::observe;
+pub(crate) use self::identity::{Seen, observe_again, same_file};
+pub(crate) use self::open::{Opener, Reached, Unreached, open_for_reading};
 pub use self::pool::HashPool;
 use super::file::FileFacts;
 
@@ -104,7 +108,42 @@ pub enum Writers {
 /// A file that is open already ([`super::close_watch`] hands it over).
 #[derive(Debug)]
 pub struct OpenFile {
-    pub(crate) reached: Reached,
+    reached: Reached,
+    _held: Held,
+}
+
+impl OpenFile {
+    pub(crate) const fn new(reached: Reached, held: Held) -> Self {
+        Self {
+            reached,
+            _held: held,
+        }
+    }
+}
+
+/// A place among the files that may be held open at a time; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    count: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Takes a place, if fewer than `limit` are taken.
+    pub(crate) fn new(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        if count.fetch_add(1, Ordering::Relaxed) >= limit {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self {
+            count: Arc::clone(count),
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One file to hash.

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use sensor_common::record::FileIdentity;
 
+use crate::kernel::sys;
 use crate::procfs::ProcessDir;
 
 /// Longest that the kernel's coarse clock stands still (HZ is at least 100): a change within it may leave `ctime` as it is.
@@ -149,19 +150,20 @@ pub(crate) fn observe_again(file: BorrowedFd<'_>, before: &Seen) -> io::Result<S
     Ok(seen(&statx, before.identity.fs_magic))
 }
 
+fn nanoseconds(at: StatxTimestamp) -> i64 {
+    at.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(at.tv_nsec))
+}
+
 fn seen(statx: &Statx, fs_magic: u64) -> Seen {
-    let time = |at: rustix::fs::StatxTimestamp| {
-        at.tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::from(at.tv_nsec))
-    };
     let mount_known = StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::MNT_ID);
     Seen {
         identity: FileIdentity {
             inode: statx.stx_ino,
             size: statx.stx_size,
-            mtime_ns: time(statx.stx_mtime),
-            ctime_ns: time(statx.stx_ctime),
+            mtime_ns: nanoseconds(statx.stx_mtime),
+            ctime_ns: nanoseconds(statx.stx_ctime),
             fs_magic,
             version: 0,
             device: kernel_device(statx.stx_dev_major, statx.stx_dev_minor),
@@ -217,6 +219,22 @@ pub(super) fn compare(expected: &FileIdentity, seen: &FileIdentity) -> Match {
 /// Whether content may have changed between two looks at one open file.
 pub(super) fn unchanged(before: &Seen, after: &Seen) -> bool {
     compare(&before.identity, &after.identity) == Match::Same
+}
+
+/// Whether an open file can be the one that had this identity once, however it was changed since: the inode number is not
+/// used again, as far as the file system tells (by generation, and by birth, which does not come after a `ctime`).
+/// The file was opened for reading.
+pub(crate) fn same_file(expected: &FileIdentity, file: impl AsFd) -> bool {
+    if expected.generation != 0
+        && let Ok(generation) = sys::inode_generation(file.as_fd())
+    {
+        return generation == expected.generation;
+    }
+    let Ok(statx) = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) else {
+        return false;
+    };
+    let known = StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::BTIME);
+    !known || nanoseconds(statx.stx_btime) <= expected.ctime_ns
 }
 
 /// Where the device of a mount stands once it was looked up.
@@ -292,7 +310,7 @@ impl Devices {
 
 /// Fills in the generation, where the file system tells. The file was opened for reading.
 pub(super) fn with_generation(mut identity: FileIdentity, file: impl AsFd) -> FileIdentity {
-    if let Ok(generation) = crate::kernel::sys::inode_generation(file.as_fd()) {
+    if let Ok(generation) = sys::inode_generation(file.as_fd()) {
         identity.generation = generation;
     }
     identity

@@ -32,6 +32,13 @@ pub(crate) struct Reached {
     pub(crate) default_acl: Option<String>,
 }
 
+impl Reached {
+    /// Whether it lies on the device of the event.
+    pub(crate) fn on_device(&self) -> bool {
+        self.device == OnDevice::Yes
+    }
+}
+
 /// Why no file was reached. Ordered: what says more comes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Unreached {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
+use sensor_common::record::FileIdentity;
 
 use super::digest::{Algorithms, Digests, Hasher};
 use super::identity::{self, Seen};
@@ -31,6 +32,8 @@ pub(super) enum Reading {
         whole: bool,
         file: OwnedFd,
     },
+    /// It is not the file that was meant.
+    Replaced,
     /// Larger than the limit.
     TooLarge,
     /// Opening or reading failed.
@@ -41,32 +44,40 @@ pub(super) enum Reading {
     Abandoned,
 }
 
-/// Limits of one reading.
+/// Terms of one reading.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Terms {
     pub(super) algorithms: Algorithms,
     pub(super) file_bytes: u64,
     pub(super) deadline: Instant,
+    /// The identity of the event, if the file does not have it any more.
+    pub(super) changed_from: Option<FileIdentity>,
 }
 
 /// Reads the file behind `pinned` (opened with `O_PATH`). `abandoned` is asked between chunks.
 pub(super) fn read(
     pinned: BorrowedFd<'_>,
     seen: &Seen,
-    limits: &Limits,
+    terms: &Terms,
     buffer: &mut [u8],
     abandoned: impl Fn() -> bool,
 ) -> Reading {
     let Ok(file) = open_for_reading(pinned) else {
         return Reading::Unreadable;
     };
+    // The inode number may be another file's by now: its digests would be of nothing that the event is about.
+    if let Some(expected) = terms.changed_from
+        && !identity::same_file(&expected, &file)
+    {
+        return Reading::Replaced;
+    }
     let Ok(before) = identity::observe_again(file.as_fd(), seen) else {
         return Reading::Unreadable;
     };
-    if before.identity.size > limits.file_bytes {
+    if before.identity.size > terms.file_bytes {
         return Reading::TooLarge;
     }
-    let mut hasher = Hasher::new(limits.algorithms);
+    let mut hasher = Hasher::new(terms.algorithms);
     let mut head = Vec::new();
     let mut length = 0_u64;
     loop {
@@ -80,14 +91,14 @@ pub(super) fn read(
             head.extend_from_slice(chunk.get(..HEAD_BYTES).unwrap_or(chunk));
         }
         length = length.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        if length > limits.file_bytes {
+        if length > terms.file_bytes {
             return Reading::TooLarge;
         }
         hasher.update(chunk);
         if abandoned() {
             return Reading::Abandoned;
         }
-        if Instant::now() >= limits.deadline {
+        if Instant::now() >= terms.deadline {
             return Reading::Timeout;
         }
     }

@@ -1,7 +1,5 @@
 //! The daemon.
-
 #![deny(unsafe_code)]
-
 pub mod args;
 pub mod clock;
 pub mod command;
@@ -12,6 +10,10 @@ pub mod exit;
 pub mod filter;
 pub mod kernel;
 pub mod ledger;
+pub mod loader;
+pub mod probe;
 pub mod procfs;
+pub mod reader;
 pub mod recording;
+pub mod selftest;
 pub mod sink;

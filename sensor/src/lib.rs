@@ -1,5 +1,7 @@
 //! The daemon.
+
 #![deny(unsafe_code)]
+
 pub mod args;
 pub mod clock;
 pub mod command;

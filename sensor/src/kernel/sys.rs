@@ -7,7 +7,7 @@
 use std::ffi::c_long;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::libc;
 use rustix::ioctl::opcode;
@@ -141,6 +141,49 @@ pub fn verity_digest(file: BorrowedFd<'_>) -> io::Result<VerityDigest> {
     })
 }
 
+/// `struct file_handle` with an inode number and a generation (`FILEID_INO32_GEN`).
+#[repr(C)]
+#[derive(Debug)]
+struct InodeHandle {
+    bytes: u32,
+    kind: i32,
+    inode: u32,
+    generation: u32,
+}
+
+/// Opens the file that has this inode number and generation, with `O_PATH`, whatever its name. `mount`: any open file or
+/// folder of the same file system, not opened with `O_PATH`.
+///
+/// Only for file systems whose handles are made so: ext2 to ext4, XFS, F2FS.
+///
+/// # Errors
+/// `ESTALE`: there is no such file (any more); `EPERM`: CAP_DAC_READ_SEARCH is missing.
+pub fn open_inode(mount: BorrowedFd<'_>, inode: u32, generation: u32) -> io::Result<OwnedFd> {
+    const FILEID_INO32_GEN: i32 = 1;
+    let mut handle = InodeHandle {
+        bytes: 8,
+        kind: FILEID_INO32_GEN,
+        inode,
+        generation,
+    };
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the handle has the 8 bytes that its head announces and lives across the call, which only reads it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw mut handle,
+            flags,
+        )
+    };
+    let descriptor = i32::try_from(result)
+        .ok()
+        .filter(|descriptor| *descriptor >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Whether anyone has the file open (or mapped) for writing, by asking for a read lease and giving it back at once.
 ///
 /// In the microseconds between, someone opening the file for writing waits, or fails with `EWOULDBLOCK` if he asked not
@@ -245,5 +288,30 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_inode_is_opened_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"x").unwrap();
+        let file = File::open(&path).unwrap();
+        let Ok(generation) = inode_generation(file.as_fd()) else {
+            return;
+        };
+        let inode = rustix::fs::fstat(&file).unwrap().st_ino;
+        let inode32 = u32::try_from(inode).unwrap();
+        std::fs::rename(&path, folder.path().join("renamed")).unwrap();
+        match open_inode(file.as_fd(), inode32, generation) {
+            Ok(found) => assert_eq!(rustix::fs::fstat(&found).unwrap().st_ino, inode),
+            Err(error) => {
+                // Without the capability, or on a file system with handles of another kind.
+                let known = [libc::EPERM, libc::EOPNOTSUPP, libc::ESTALE];
+                assert!(known.contains(&error.raw_os_error().unwrap()), "{error}");
+                return;
+            }
+        }
+        let error = open_inode(file.as_fd(), inode32, generation ^ 1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
     }
 }

@@ -14,7 +14,11 @@ use sensor_proto::v1::HashSource;
 use super::identity::{self, Devices, FsClass, Match, OnDevice, Seen};
 use super::{Place, ProcessStart, What};
 use crate::enrich::file::descriptor_path;
+use crate::kernel::sys;
 use crate::procfs::{Proc, ProcError, ProcessDir};
+
+/// File systems that find a file by inode number and generation: ext2 to ext4, XFS, F2FS.
+const HANDLE_MAGICS: [u64; 3] = [0xef53, 0x5846_5342, 0xf2f5_2010];
 
 /// A file that was reached, opened with `O_PATH`.
 #[derive(Debug)]
@@ -165,7 +169,52 @@ impl Opener {
                 return Ok(reached);
             }
         }
+        if changed.is_none()
+            && matches!(best, Unreached::Gone | Unreached::Replaced)
+            && let Some(expected) = expected
+            && let Some(reached) = self.by_inode(place, process.as_deref(), expected)
+        {
+            return Ok(reached);
+        }
         changed.ok_or(best)
+    }
+
+    /// The file by its inode number and generation, if it was renamed: what is written under another name first and
+    /// renamed when done is the habit of editors, package managers and browsers. Found in the folder's file system, where
+    /// that has handles of this kind.
+    fn by_inode(
+        &self,
+        place: &Place,
+        process: Option<&ProcessDir>,
+        expected: &FileIdentity,
+    ) -> Option<Reached> {
+        if expected.generation == 0 || !HANDLE_MAGICS.contains(&expected.fs_magic) {
+            return None;
+        }
+        let inode = u32::try_from(expected.inode).ok()?;
+        let path = place
+            .path
+            .as_deref()
+            .filter(|path| path.starts_with(b"/"))?;
+        let cut = path.iter().rposition(|&byte| byte == b'/')?;
+        let folder = path.get(..=cut)?;
+        let base = match process {
+            Some(process) => process.root_handle().ok()?,
+            None => match self.fallback(place) {
+                Some(fallback) => fallback.root_handle().ok()?,
+                None if self.own_view(place, Some(expected)) => own_root().ok()?,
+                None => return None,
+            },
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let folder = rustix::fs::openat2(&base, folder, flags, Mode::empty(), resolve).ok()?;
+        let file = sys::open_inode(folder.as_fd(), inode, expected.generation).ok()?;
+        // On the folder's file system: only if that is the one of the event is it the file.
+        let reached = self.examine(file, HashSource::Path, Some(expected), None, process);
+        reached
+            .ok()
+            .filter(|reached| reached.seen.identity.device == expected.device)
     }
 
     /// Whether a path of the event can be meant in the daemon's own root. A process in the same mount namespace may
@@ -224,9 +273,7 @@ impl Opener {
         path: &[u8],
         expected: Option<&FileIdentity>,
     ) -> Result<Reached, Unreached> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open("/", flags, Mode::empty()).map_err(|_error| Unreached::Unreadable)?;
+        let root = own_root().map_err(unreached)?;
         let own = self.own.as_ref();
         self.by_path(
             what,
@@ -325,6 +372,11 @@ pub(crate) fn open_for_reading(file: impl AsFd) -> Result<OwnedFd, Errno> {
         Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
         opened => opened,
     }
+}
+
+fn own_root() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/", flags, Mode::empty())
 }
 
 fn unreached(errno: Errno) -> Unreached {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -666,6 +667,53 @@ fn a_file_that_grows_while_it_is_read_is_drifted() {
     writer.join().unwrap();
     assert_eq!(result.verdict, HashVerdict::Drifted);
     assert_eq!(fixture.pool.stats().cached, 0);
+}
+
+/// Written under one name, renamed to another: found by its inode number, if the file system has such handles.
+#[test]
+fn a_renamed_file_is_found() {
+    let mut fixture = Fixture::new(HashConfig::default());
+    let path = fixture.write("part", b"content");
+    let mut identity = fixture.settled(&path);
+    let Ok(generation) = crate::kernel::sys::inode_generation(File::open(&path).unwrap().as_fd())
+    else {
+        return;
+    };
+    identity.generation = generation;
+    let renamed = fixture.path("whole");
+    fs::rename(&path, &renamed).unwrap();
+    let result = fixture.run_path(What::Created, &path, Some(identity));
+    if result.verdict == HashVerdict::Gone {
+        // Without CAP_DAC_READ_SEARCH, or on a file system with handles of another kind.
+        let by_inode = rustix::fs::openat(
+            rustix::fs::CWD,
+            fixture.folder.path(),
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
+        .map(|folder| {
+            let inode = u32::try_from(identity.inode).unwrap();
+            crate::kernel::sys::open_inode(folder.as_fd(), inode, generation)
+        });
+        by_inode.unwrap().unwrap_err();
+        return;
+    }
+    // Renaming moved ctime: that nothing else happened cannot be told.
+    assert_eq!(result.verdict, HashVerdict::Drifted);
+    assert_eq!(sha256(&result), oracle("sha256sum", &renamed));
+    // Also if another file took the name, and not once the file is deleted.
+    fs::write(&path, b"other").unwrap();
+    let result = fixture.run_path(What::Created, &path, Some(identity));
+    assert_eq!(sha256(&result), oracle("sha256sum", &renamed));
+    fs::remove_file(&renamed).unwrap();
+    let result = fixture.run_path(What::Created, &path, Some(identity));
+    assert_eq!(
+        (result.verdict, result.digests),
+        (HashVerdict::Drifted, None)
+    );
+    fs::remove_file(&path).unwrap();
+    let result = fixture.run_path(What::Created, &path, Some(identity));
+    assert_eq!((result.verdict, result.digests), (HashVerdict::Gone, None));
 }
 
 #[test]

@@ -10,8 +10,11 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::command::{output, quiet};
 
-/// Debian's own keyring, of package debian-archive-keyring.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Debian's own keyring, of package debian-archive-keyring; newer versions of it have another suffix.
+const KEYRINGS: [&str; 2] = [
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+];
 /// Index files younger than this are not fetched again.
 const FRESH: Duration = Duration::from_secs(12 * 3600);
 
@@ -31,10 +34,12 @@ pub(crate) struct Candidate {
 impl Apt {
     /// Makes the root in `dir` and fetches the index of `suites` unless a fresh one is there.
     pub(crate) fn open(dir: &Path, suites: &[&str]) -> anyhow::Result<Self> {
-        ensure!(
-            Path::new(KEYRING).exists(),
-            "{KEYRING} is missing: this needs a Debian-like machine with package debian-archive-keyring"
-        );
+        let keyring = KEYRINGS.iter().find(|path| Path::new(path).exists()).with_context(|| {
+            format!(
+                "{} is missing: this needs a Debian-like machine with package debian-archive-keyring",
+                KEYRINGS[0]
+            )
+        })?;
         let apt = Self {
             dir: dir.to_owned(),
         };
@@ -45,7 +50,7 @@ impl Apt {
         let mut sources = String::new();
         for suite in suites {
             sources.push_str(&format!(
-                "deb [signed-by={KEYRING}] {mirror} {suite} main\n"
+                "deb [signed-by={keyring}] {mirror} {suite} main\n"
             ));
         }
         let changed = write_if_changed(&dir.join("sources.list"), &sources)?;

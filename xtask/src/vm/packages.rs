@@ -94,11 +94,45 @@ pub(crate) struct KernelFiles {
 impl KernelFiles {
     /// Fetches the current kernel of a matrix row unless it is there.
     pub(crate) fn find(place: &Place, kernel: &Kernel) -> anyhow::Result<Self> {
-        let vm = place.target.join("vm");
-        let apt = Apt::open(
-            &vm.join(format!("apt-{}", kernel.suite)),
-            &[kernel.suite.as_str()],
-        )?;
+        let kernels = place.target.join("vm/kernels");
+        fs::create_dir_all(&kernels)?;
+        let release = match Self::fetch(place, kernel, &kernels) {
+            Ok(release) => release,
+            // Without the mirror an older one of the same row is as good a test, if it is named.
+            Err(error) => match unpacked(&kernels, kernel)? {
+                Some(release) => {
+                    println!(
+                        "no newer Linux {}: {error:#}; using {release}",
+                        kernel.version
+                    );
+                    release
+                }
+                None => return Err(error),
+            },
+        };
+        let root = kernels.join(&release);
+        let first = |candidates: [PathBuf; 2]| candidates.into_iter().find(|path| path.exists());
+        let image = first([
+            root.join(format!("boot/vmlinuz-{release}")),
+            root.join(format!("usr/lib/modules/{release}/vmlinuz")),
+        ])
+        .with_context(|| format!("no kernel image in {}", root.display()))?;
+        let modules = first([
+            root.join(format!("lib/modules/{release}")),
+            root.join(format!("usr/lib/modules/{release}")),
+        ])
+        .with_context(|| format!("no modules in {}", root.display()))?;
+        Ok(Self {
+            image,
+            release,
+            modules,
+        })
+    }
+
+    /// Unpacks the suite's current kernel into a folder named after its release.
+    fn fetch(place: &Place, kernel: &Kernel, kernels: &Path) -> anyhow::Result<String> {
+        let folder = place.target.join(format!("vm/apt-{}", kernel.suite));
+        let apt = Apt::open(&folder, &[kernel.suite.as_str()])?;
         let packages = closure(&apt, &kernel.package)?;
         // The image package's name holds the release: "linux-image-6.1.0-50-cloud-amd64".
         let release = packages
@@ -119,32 +153,16 @@ impl KernelFiles {
             kernel.suite,
             kernel.version
         );
-        let root = vm.join("kernels").join(&release);
+        let root = kernels.join(&release);
         if !root.exists() {
             println!("fetching Linux {release}");
-            fs::create_dir_all(vm.join("kernels"))?;
-            let fresh = tempfile::tempdir_in(vm.join("kernels"))?;
+            let fresh = tempfile::tempdir_in(kernels)?;
             for package in &packages {
                 apt.unpack(package, fresh.path())?;
             }
             fs::rename(fresh.keep(), &root)?;
         }
-        let first = |candidates: [PathBuf; 2]| candidates.into_iter().find(|path| path.exists());
-        let image = first([
-            root.join(format!("boot/vmlinuz-{release}")),
-            root.join(format!("usr/lib/modules/{release}/vmlinuz")),
-        ])
-        .with_context(|| format!("no kernel image in {}", root.display()))?;
-        let modules = first([
-            root.join(format!("lib/modules/{release}")),
-            root.join(format!("usr/lib/modules/{release}")),
-        ])
-        .with_context(|| format!("no modules in {}", root.display()))?;
-        Ok(Self {
-            image,
-            release,
-            modules,
-        })
+        Ok(release)
     }
 
     /// The files of modules with all that they depend on, in order of loading, decompressed into `into`.
@@ -207,6 +225,16 @@ impl KernelFiles {
         found.push(target);
         Ok(())
     }
+}
+
+/// The last by name of the releases of a row that are there already.
+fn unpacked(kernels: &Path, kernel: &Kernel) -> anyhow::Result<Option<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(kernels)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.retain(|name| kernel.fits(name));
+    Ok(names.into_iter().max())
 }
 
 /// The kernel's own packages that a meta package stands for.

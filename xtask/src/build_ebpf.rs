@@ -54,11 +54,6 @@ struct Manifest {
     object_sha256: String,
 }
 
-/// Whether the eBPF crate has programs.
-pub(crate) fn is_there(place: &Place) -> bool {
-    place.root.join("sensor-ebpf/src/main.rs").exists()
-}
-
 /// Builds, or checks, the object.
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     let build = Build::prepare(place, args.rust_src)?;
@@ -248,10 +243,6 @@ struct Build {
 impl Build {
     /// Finds or installs what a build needs.
     fn prepare(place: &Place, source: Source) -> anyhow::Result<Self> {
-        ensure!(
-            is_there(place),
-            "sensor-ebpf/src/main.rs is missing: nothing to build"
-        );
         let toolchain = Toolchain::find(place)?;
         Ok(Self {
             linker: install_linker(place, &toolchain)?,

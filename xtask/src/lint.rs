@@ -22,14 +22,11 @@ pub(crate) fn format(place: &Place) -> anyhow::Result<()> {
             .args(["fmt", "--all", "--check"])
             .current_dir(&place.root),
     )?;
-    if build_ebpf::is_there(place) {
-        run_shown(
-            Command::new("cargo")
-                .args(["fmt", "--check"])
-                .current_dir(place.root.join("sensor-ebpf")),
-        )?;
-    }
-    Ok(())
+    run_shown(
+        Command::new("cargo")
+            .args(["fmt", "--check"])
+            .current_dir(place.root.join("sensor-ebpf")),
+    )
 }
 
 /// Clippy over the workspace: every warning is an error here, so that the tree stays buildable while one edits.

@@ -10,6 +10,7 @@ pub mod enrich;
 pub mod event;
 pub mod exit;
 pub mod filter;
+pub mod format;
 pub mod kernel;
 pub mod ledger;
 pub mod loader;

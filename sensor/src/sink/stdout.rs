@@ -57,3 +57,14 @@ impl Target for Stdout {
         )
     }
 }
+
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    rustix::termios::isatty(rustix::stdio::stdout())
+}
+
+/// Columns of the terminal at this moment; none where there is none, or it does not know.
+pub fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}

@@ -164,15 +164,16 @@ fn a_full_disk_is_told_once_and_writing_resumes_where_it_stopped() {
     bench.sink.send(batch("third\n"));
     bench.until("written", |account| account.acked == 3);
     assert_eq!(bench.text(), "first\nxsecond\nthird\n");
-    match bench.notices.recv().unwrap() {
-        Notice::Failing(error) => assert_eq!(error.raw_os_error(), Some(ENOSPC)),
-        other => panic!("{other:?}"),
-    }
-    match bench.notices.recv().unwrap() {
-        Notice::Recovered { lost: 0, after } => assert!(after >= RETRY_FIRST),
-        other => panic!("{other:?}"),
-    }
-    assert!(bench.notices.try_recv().is_err());
+    let Notice::Failing(error) = bench.notices.recv().unwrap() else {
+        panic!("not told")
+    };
+    assert_eq!(error.raw_os_error(), Some(ENOSPC));
+    let Notice::Recovered { lost, after } = bench.notices.recv().unwrap() else {
+        panic!("not told")
+    };
+    assert_eq!(lost, 0);
+    assert!(after >= RETRY_FIRST);
+    bench.notices.try_recv().unwrap_err();
 }
 
 #[test]
@@ -195,10 +196,10 @@ fn while_the_target_fails_the_queue_fills_and_the_rest_is_counted() {
     assert_eq!((account.waiting, account.lost[OUTPUT_FULL]), (2, 49));
     bench.until("resumed", |account| account.waiting == 0);
     assert_eq!(bench.text(), "0123456789\nabcdefg\n");
-    match bench.notices.recv().unwrap() {
-        Notice::Recovered { lost, .. } => assert_eq!(lost, 49),
-        other => panic!("{other:?}"),
-    }
+    let Notice::Recovered { lost, .. } = bench.notices.recv().unwrap() else {
+        panic!("not told")
+    };
+    assert_eq!(lost, 49);
     // Room again: nothing more is lost.
     bench.sink.send(batch("later\n"));
     bench.until("later", |account| account.acked == 3);
@@ -439,7 +440,7 @@ fn what_cannot_be_set_aside_grows_on_and_is_told_once() {
     }
     assert_eq!(lines(&path), ["a", "b", "c"]);
     assert!(matches!(notices.try_recv().unwrap(), Notice::NotRotated(_)));
-    assert!(notices.try_recv().is_err());
+    notices.try_recv().unwrap_err();
     std::fs::remove_dir_all(directory.path().join("e.1")).unwrap();
     appender.begin(2, &listener).unwrap();
     appender.write(b"d\n").unwrap();

@@ -401,6 +401,69 @@ impl ProcessDir {
     }
 }
 
+/// The folder of one process, opened when first asked for, and only if the process is the one that was meant.
+#[derive(Debug)]
+pub struct LazyProcess<'a> {
+    proc: &'a Proc,
+    pid: u32,
+    start_ticks: u64,
+    state: LazyState,
+}
+
+#[derive(Debug)]
+enum LazyState {
+    Unopened,
+    Open(ProcessDir, Box<Stat>),
+    Gone,
+}
+
+impl<'a> LazyProcess<'a> {
+    /// The process that has this pid and started at this tick.
+    #[must_use]
+    pub const fn new(proc: &'a Proc, pid: u32, start_ticks: u64) -> Self {
+        Self {
+            proc,
+            pid,
+            start_ticks,
+            state: LazyState::Unopened,
+        }
+    }
+
+    /// Its folder; `None` if it has ended, or its pid belongs to another by now.
+    pub fn open(&mut self) -> Option<&ProcessDir> {
+        self.open_with_stat().map(|(folder, _)| folder)
+    }
+
+    /// Its folder and what `stat` said, to keep.
+    #[must_use]
+    pub fn into_open(mut self) -> Option<(ProcessDir, Box<Stat>)> {
+        self.open_with_stat()?;
+        match self.state {
+            LazyState::Open(folder, stat) => Some((folder, stat)),
+            LazyState::Unopened | LazyState::Gone => None,
+        }
+    }
+
+    fn open_with_stat(&mut self) -> Option<(&ProcessDir, &Stat)> {
+        if matches!(self.state, LazyState::Unopened) {
+            let opened = self.proc.process(self.pid).and_then(|folder| {
+                let stat = folder.stat()?;
+                Ok((folder, stat))
+            });
+            self.state = match opened {
+                Ok((folder, stat)) if stat.start_ticks == self.start_ticks => {
+                    LazyState::Open(folder, Box::new(stat))
+                }
+                Ok(_) | Err(_) => LazyState::Gone,
+            };
+        }
+        match &self.state {
+            LazyState::Open(folder, stat) => Some((folder, stat)),
+            LazyState::Unopened | LazyState::Gone => None,
+        }
+    }
+}
+
 /// A regular file that was opened, with the identity and the size that it had then.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -421,17 +484,6 @@ impl OpenFile {
     }
 }
 
-/// A regular file below `root`: symbolic links are followed inside `root` only, other mounts are not entered.
-///
-/// # Errors
-/// [`ProcError::Refused`] for what is reached through another mount or is no regular file.
-pub fn root_file(root: &Path, path: &str, what: &'static str) -> Result<OpenFile, ProcError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(root, flags, Mode::empty())
-        .map_err(|errno| ProcError::new(what, errno))?;
-    open_beneath(&root, path, what)
-}
-
 fn open_beneath(root: impl AsFd, path: &str, what: &'static str) -> Result<OpenFile, ProcError> {
     let fail = |errno| ProcError::new(what, errno);
     // O_NONBLOCK: a FIFO in the place of the file must not hold us.
@@ -443,7 +495,22 @@ fn open_beneath(root: impl AsFd, path: &str, what: &'static str) -> Result<OpenF
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
     )
     .map_err(fail)?;
-    let stat = rustix::fs::fstat(&file).map_err(fail)?;
+    regular(file, what)
+}
+
+/// A regular file by its path, for the host's own files.
+///
+/// # Errors
+/// [`ProcError::Refused`] for what is no regular file.
+pub fn open_file(path: &Path, what: &'static str) -> Result<OpenFile, ProcError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| ProcError::new(what, errno))?;
+    regular(file, what)
+}
+
+fn regular(file: OwnedFd, what: &'static str) -> Result<OpenFile, ProcError> {
+    let stat = rustix::fs::fstat(&file).map_err(|errno| ProcError::new(what, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(ProcError::Refused {
             what,
@@ -736,16 +803,17 @@ mod tests {
         std::fs::write(root.join("inside"), "inside").unwrap();
         std::os::unix::fs::symlink("../../secret", root.join("etc/passwd")).unwrap();
         std::os::unix::fs::symlink("/inside", root.join("etc/group")).unwrap();
+        let open = |path, what| open_beneath(open_folder(&root).unwrap(), path, what);
         assert!(matches!(
-            root_file(&root, "etc/passwd", "passwd"),
+            open("etc/passwd", "passwd"),
             Err(ProcError::Gone { .. })
         ));
-        let group = root_file(&root, "etc/group", "group").unwrap();
+        let group = open("etc/group", "group").unwrap();
         assert_eq!(group.read(64).unwrap(), b"inside");
         assert!(matches!(group.read(64), Ok(rest) if rest.is_empty()));
         nix::unistd::mkfifo(&root.join("etc/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(matches!(
-            root_file(&root, "etc/fifo", "fifo"),
+            open("etc/fifo", "fifo"),
             Err(ProcError::Refused { what: "fifo", .. })
         ));
         let through_process = Proc::default().own().unwrap();

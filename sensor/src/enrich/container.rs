@@ -3,7 +3,6 @@
 //! Runtimes write the identity of a container into the path of its cgroup, each in its own way; no runtime is asked.
 //! The way from a cgroup's number to its path is kept, since neither changes while the cgroup exists.
 
-use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use sensor_proto::v1::{Container, ContainerRuntime};
 
 use super::background::Background;
+use super::recent::Recent;
 use crate::procfs::{CgroupLine, ProcError, ProcessDir, cgroup_path};
 
 /// Paths that are kept; the oldest goes first.
@@ -65,12 +65,10 @@ impl Place {
 /// What is known of places; asked by every exec.
 #[derive(Debug)]
 pub struct Places {
-    by_id: HashMap<u64, Known>,
-    order: VecDeque<u64>,
+    by_id: Recent<u64, Known>,
     /// Version 1 hierarchies exist here: the number of a version 2 cgroup does not tell the place.
     hybrid: bool,
     search: Option<Background<u64, Option<Vec<u8>>>>,
-    evicted: u64,
 }
 
 #[derive(Debug)]
@@ -107,12 +105,22 @@ impl Places {
             })
             .transpose()?;
         Ok(Self {
-            by_id: HashMap::new(),
-            order: VecDeque::new(),
+            by_id: Recent::new(CACHE_ENTRIES),
             hybrid: false,
             search,
-            evicted: 0,
         })
+    }
+
+    /// The place of a cgroup, if its number tells it and it is kept.
+    pub fn known(&mut self, cgroup_id: u64) -> Option<Arc<Place>> {
+        self.settle();
+        if self.hybrid || cgroup_id == 0 {
+            return None;
+        }
+        match self.by_id.find(&cgroup_id) {
+            Some(Known::Place(place)) => Some(Arc::clone(place)),
+            Some(Known::Nowhere(_)) | None => None,
+        }
     }
 
     /// The place of a process: from what is kept, else from `/proc`. `process` is `None` if it has ended; then the cgroup is
@@ -120,25 +128,21 @@ impl Places {
     ///
     /// `cgroup_id` 0: not known.
     pub fn of(&mut self, cgroup_id: u64, process: Option<&ProcessDir>) -> Option<Arc<Place>> {
-        self.settle();
-        if !self.hybrid
-            && cgroup_id != 0
-            && let Some(Known::Place(place)) = self.by_id.get(&cgroup_id)
-        {
-            return Some(Arc::clone(place));
+        if let Some(place) = self.known(cgroup_id) {
+            return Some(place);
         }
         if let Some(lines) = process.and_then(|process| process.cgroup().ok()) {
             self.hybrid |= lines.iter().any(|line| line.hierarchy != 0);
             let place = Arc::new(Place::of_lines(&lines)?);
             if !self.hybrid && cgroup_id != 0 {
-                self.keep(cgroup_id, Known::Place(Arc::clone(&place)));
+                self.by_id.keep(cgroup_id, Known::Place(Arc::clone(&place)));
             }
             return Some(place);
         }
         if cgroup_id == 0 {
             return None;
         }
-        match self.by_id.get(&cgroup_id) {
+        match self.by_id.find(&cgroup_id) {
             Some(Known::Place(place)) => return Some(Arc::clone(place)),
             Some(Known::Nowhere(since)) if since.elapsed() < NEGATIVE => return None,
             Some(Known::Nowhere(_)) | None => {}
@@ -157,7 +161,7 @@ impl Places {
                 Some(path) => Known::Place(Arc::new(Place::of_path(&path))),
                 None => Known::Nowhere(Instant::now()),
             };
-            self.keep(id, known);
+            self.by_id.keep(id, known);
             found = true;
         }
         found
@@ -168,22 +172,9 @@ impl Places {
     pub fn gauge(&self) -> PlacesGauge {
         PlacesGauge {
             entries: self.by_id.len(),
-            evicted: self.evicted,
+            evicted: self.by_id.evicted(),
             waiting: self.search.as_ref().map_or(0, Background::waiting),
             refused: self.search.as_ref().map_or(0, Background::refused),
-        }
-    }
-
-    fn keep(&mut self, id: u64, known: Known) {
-        if self.by_id.insert(id, known).is_some() {
-            return;
-        }
-        self.order.push_back(id);
-        while self.order.len() > CACHE_ENTRIES {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_id.remove(&oldest);
-                self.evicted = self.evicted.saturating_add(1);
-            }
         }
     }
 }
@@ -630,7 +621,7 @@ mod tests {
         let mut places = Places::new(None).unwrap();
         let entries = u64::try_from(CACHE_ENTRIES).unwrap();
         for id in 1..=entries + 10 {
-            places.keep(id, Known::Nowhere(Instant::now()));
+            places.by_id.keep(id, Known::Nowhere(Instant::now()));
         }
         assert_eq!(places.gauge().entries, CACHE_ENTRIES);
         assert_eq!(places.gauge().evicted, 10);

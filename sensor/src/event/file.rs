@@ -99,7 +99,7 @@ pub fn merge_closed(info: &mut v1::FileInfo, closed: v1::FileInfo) {
 
 /// The kernel's `MKDEV(major, minor)` (20 bits of minor) as stat(2) has it (`new_encode_dev`).
 #[must_use]
-fn user_device(device: u32) -> u32 {
+pub(crate) fn user_device(device: u32) -> u32 {
     let (major, minor) = (device >> 20, device & 0xf_ffff);
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }

@@ -1,10 +1,10 @@
 //! Facts that are not in the record: who the process is, its users, its container, what of its arguments may leave.
 mod background;
-mod recent;
 pub mod close_watch;
 pub mod container;
 pub mod environment;
 pub mod file;
 pub mod hash;
 pub mod process;
+mod recent;
 pub mod user;

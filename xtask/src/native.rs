@@ -15,6 +15,7 @@ use crate::matrix::{Backend, Matrix, Selection};
 use crate::place::Place;
 use crate::static_programs::StaticPrograms;
 use crate::test::{Row, summary};
+use crate::vm::packages::Programs;
 
 const SHOWN_LINES: usize = 60;
 
@@ -70,6 +71,8 @@ pub(crate) fn suites(
         place,
         &cells.iter().map(|(suite, _)| suite.test.as_str()).collect(),
     )?;
+    let strace = place.target.join("vm/programs/strace");
+    Programs::find(place)?.strace(&strace)?;
     let logs = place.target.join("native-logs");
     fs::create_dir_all(&logs)?;
     let mut rows = Vec::new();
@@ -81,6 +84,7 @@ pub(crate) fn suites(
             .args(arguments)
             .current_dir(&place.root)
             .env("SENSOR_BIN", &programs.sensor)
+            .env("SENSOR_STRACE", &strace)
             .env("SENSOR_BACKEND", backend.name())
             .env_remove("SENSOR_GUEST");
         let name = backend.name();

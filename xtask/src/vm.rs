@@ -2,7 +2,7 @@
 
 mod guest;
 mod image;
-mod packages;
+pub(crate) mod packages;
 
 use std::collections::BTreeMap;
 use std::fs;

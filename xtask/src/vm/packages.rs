@@ -1,14 +1,15 @@
-//! QEMU, busybox and the kernels: Debian packages, unpacked below target/vm.
+//! QEMU, busybox, strace and the kernels: Debian packages, unpacked below target/vm.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
 
-use crate::apt::Apt;
+use crate::apt::{Apt, write_if_changed};
 use crate::command::quiet;
 use crate::matrix::Kernel;
 use crate::place::Place;
@@ -16,7 +17,7 @@ use crate::place::Place;
 /// The suites with a QEMU of 10 or newer that runs with the C library of Debian 12.
 const QEMU_SUITES: [&str; 2] = ["bookworm", "bookworm-backports"];
 /// Changed when the list of packages below changes.
-const QEMU_FOLDER: &str = "qemu-1";
+const QEMU_FOLDER: &str = "qemu-2";
 const LIBRARIES: &str = "lib/x86_64-linux-gnu:usr/lib/x86_64-linux-gnu";
 
 /// The unpacked programs.
@@ -31,12 +32,13 @@ impl Programs {
         let vm = place.target.join("vm");
         let root = vm.join(QEMU_FOLDER);
         if !root.exists() {
-            println!("fetching QEMU");
+            println!("fetching QEMU and strace");
+            fs::create_dir_all(&vm)?;
             let apt = Apt::open(&vm.join("apt-qemu"), &QEMU_SUITES)?;
             let fresh = tempfile::tempdir_in(&vm)?;
             apt.unpack_with_dependencies(
                 "bookworm-backports",
-                &["qemu-system-x86", "xz-utils", "busybox-static"],
+                &["qemu-system-x86", "xz-utils", "busybox-static", "strace"],
                 fresh.path(),
             )?;
             fs::rename(fresh.keep(), &root)?;
@@ -56,6 +58,21 @@ impl Programs {
     /// A statically linked busybox for the guest.
     pub(crate) fn busybox(&self) -> PathBuf {
         self.root.join("bin/busybox")
+    }
+
+    /// Writes a script that starts strace with its own libraries, whatever this machine has.
+    pub(crate) fn strace(&self, script: &Path) -> anyhow::Result<()> {
+        let command = self.program("usr/bin/strace");
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| format!("'{}'", word.to_string_lossy()))
+            .collect();
+        write_if_changed(
+            script,
+            &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")),
+        )?;
+        fs::set_permissions(script, fs::Permissions::from_mode(0o755))?;
+        Ok(())
     }
 
     fn program(&self, path: &str) -> Command {

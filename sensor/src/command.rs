@@ -7,6 +7,7 @@ use std::io::Write;
 use crate::exit::ExitStatus;
 
 pub mod config;
+pub mod doctor;
 pub mod filter;
 
 /// Standard output and standard error of a command.

@@ -5,11 +5,12 @@
 //! tried before the bounded one (`_b`).
 
 use std::fmt;
-use std::str::FromStr;
 
 use sensor_common::layout::Field;
 use sensor_common::record::RecordKind;
 use serde::Serialize;
+
+pub use crate::config::BackendChoice;
 
 /// A family of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -44,72 +45,16 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Which families may be used: the value of `--backend`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendChoice {
-    /// The best that works, per kind of record.
-    #[default]
-    Auto,
-    /// Tracepoints and trampolines only.
-    Fentry,
-    /// Tracepoints and kprobes only.
-    Kprobe,
-    /// Tracepoints and syscall exit only.
-    SyscallExit,
-}
-
 impl BackendChoice {
-    /// Every value, in the order in which the help shows them.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Fentry, Self::Kprobe, Self::SyscallExit];
-
-    /// As written on the command line.
+    /// Whether hooks of `backend` may be used; tracepoints always.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Fentry => Backend::Fentry.name(),
-            Self::Kprobe => Backend::Kprobe.name(),
-            Self::SyscallExit => Backend::SyscallExit.name(),
-        }
-    }
-
-    /// Whether hooks of `backend` may be used.
-    #[must_use]
-    pub fn allows(self, backend: Backend) -> bool {
+    pub const fn allows(self, backend: Backend) -> bool {
         match self {
             Self::Auto => true,
             Self::Fentry => matches!(backend, Backend::Tracepoint | Backend::Fentry),
             Self::Kprobe => matches!(backend, Backend::Tracepoint | Backend::Kprobe),
             Self::SyscallExit => matches!(backend, Backend::Tracepoint | Backend::SyscallExit),
         }
-    }
-}
-
-impl fmt::Display for BackendChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A word that names no backend.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{word}\" is no backend: auto, fentry, kprobe or syscall-exit")]
-pub struct UnknownBackend {
-    /// What was given.
-    pub word: String,
-}
-
-impl FromStr for BackendChoice {
-    type Err = UnknownBackend;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|choice| choice.name() == word)
-            .ok_or_else(|| UnknownBackend {
-                word: word.to_owned(),
-            })
     }
 }
 
@@ -566,14 +511,17 @@ mod tests {
     }
 
     #[test]
-    fn backends_are_spelled_one_way() {
-        for choice in BackendChoice::ALL {
-            assert_eq!(choice.name().parse(), Ok(choice));
+    fn tracepoints_are_part_of_every_choice() {
+        for choice in [
+            BackendChoice::Auto,
+            BackendChoice::Fentry,
+            BackendChoice::Kprobe,
+            BackendChoice::SyscallExit,
+        ] {
+            assert!(choice.allows(Backend::Tracepoint));
         }
-        let error = "ptrace".parse::<BackendChoice>().unwrap_err();
-        assert!(error.to_string().contains("syscall-exit"));
         assert!(!BackendChoice::Kprobe.allows(Backend::Fentry));
-        assert!(BackendChoice::Kprobe.allows(Backend::Tracepoint));
+        assert!(!BackendChoice::Fentry.allows(Backend::SyscallExit));
         assert!(BackendChoice::Auto.allows(Backend::SyscallExit));
     }
 }

@@ -11,8 +11,10 @@ use serde_json::Value;
 pub struct Expected {
     root: &'static str,
     fields: BTreeMap<String, Expect>,
-    /// Messages that are compared elsewhere or not there at all.
+    /// Fields and messages that are not there.
     absent: Vec<String>,
+    /// Compared by the test itself.
+    elsewhere: Vec<String>,
     uncomparable: &'static [(&'static str, &'static str)],
 }
 
@@ -37,10 +39,7 @@ enum Expect {
 impl Expected {
     /// Nothing yet, for a message of the schema; `uncomparable` names fields (or messages) with the reason why no
     /// other source tells them.
-    pub fn new(
-        root: &'static str,
-        uncomparable: &'static [(&'static str, &'static str)],
-    ) -> Self {
+    pub fn new(root: &'static str, uncomparable: &'static [(&'static str, &'static str)]) -> Self {
         let known = leaves(root);
         assert!(!known.is_empty(), "the schema has no message {root}");
         for (path, reason) in uncomparable {
@@ -54,6 +53,7 @@ impl Expected {
             root,
             fields: BTreeMap::new(),
             absent: Vec::new(),
+            elsewhere: Vec::new(),
             uncomparable,
         }
     }
@@ -69,12 +69,18 @@ impl Expected {
 
     /// The field has this value, or is not there.
     pub fn maybe(&mut self, path: &str, value: Option<impl Into<Value>>) {
-        self.put(path, Expect::Values(value.into_iter().map(Into::into).collect()));
+        self.put(
+            path,
+            Expect::Values(value.into_iter().map(Into::into).collect()),
+        );
     }
 
     /// The field, or that field in each of a list of messages, has these values.
     pub fn all<V: Into<Value>>(&mut self, path: &str, values: impl IntoIterator<Item = V>) {
-        self.put(path, Expect::Values(values.into_iter().map(Into::into).collect()));
+        self.put(
+            path,
+            Expect::Values(values.into_iter().map(Into::into).collect()),
+        );
     }
 
     /// The field, or everything in that message, is not there (a flag: is false).
@@ -105,6 +111,29 @@ impl Expected {
         });
     }
 
+    /// The field, or everything in that message, is compared by the test itself; `reason` says how.
+    pub fn skip(&mut self, path: &str, reason: &str) {
+        assert!(!reason.is_empty(), "{path}: a reason is missing");
+        self.forget(path);
+        self.elsewhere.push(path.to_owned());
+    }
+
+    /// Takes over what `other` expects below one of its fields, without that prefix.
+    pub fn take_below(&mut self, other: Self, prefix: &str) {
+        let below = |path: &str| {
+            path.strip_prefix(prefix)
+                .and_then(|rest| rest.strip_prefix('.'))
+                .map(str::to_owned)
+        };
+        for (path, expect) in other.fields {
+            if let Some(path) = below(&path) {
+                self.fields.insert(path, expect);
+            }
+        }
+        self.absent
+            .extend(other.absent.iter().filter_map(|path| below(path)));
+    }
+
     /// Forgets what was expected of a field.
     pub fn forget(&mut self, path: &str) {
         self.fields.retain(|field, _| !at_or_below(field, path));
@@ -125,11 +154,9 @@ impl Expected {
             if let Some(expect) = self.fields.get(path) {
                 match expect {
                     Expect::Values(wanted) if *wanted == values => {}
-                    Expect::Values(wanted) => wrong.push(format!(
-                        "{path} is {}, not {}",
-                        list(&values),
-                        list(wanted)
-                    )),
+                    Expect::Values(wanted) => {
+                        wrong.push(format!("{path} is {}, not {}", list(&values), list(wanted)))
+                    }
                     Expect::Holds(check) => {
                         if let Err(problem) = check(&values) {
                             wrong.push(format!("{path}: {problem}"));
@@ -143,7 +170,9 @@ impl Expected {
             } else if !self
                 .uncomparable
                 .iter()
-                .any(|(above, _)| at_or_below(path, above))
+                .map(|(above, _)| *above)
+                .chain(self.elsewhere.iter().map(String::as_str))
+                .any(|above| at_or_below(path, above))
             {
                 wrong.push(format!("{path} is not compared ({})", list(&values)));
             }
@@ -211,19 +240,36 @@ pub fn number_of(value: &Value) -> Option<i128> {
 pub fn time_ns(text: &str) -> Option<i128> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let (time, fraction) = time.split_once('.')?;
-    let date: Vec<i64> = date.split('-').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let time: Vec<i64> = time.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let ([year, month, day], [hour, minute, second]) =
-        (<[i64; 3]>::try_from(date).ok()?, <[i64; 3]>::try_from(time).ok()?);
+    let date: Vec<i64> = date
+        .split('-')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let time: Vec<i64> = time
+        .split(':')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let ([year, month, day], [hour, minute, second]) = (
+        <[i64; 3]>::try_from(date).ok()?,
+        <[i64; 3]>::try_from(time).ok()?,
+    );
     if fraction.len() != 9 {
         return None;
     }
     // Days since 1970 by counting leap years: slow and plain, as befits the other side of a comparison.
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let mut days: i64 = (1970..year).map(|year| if leap(year) { 366 } else { 365 }).sum();
+    let mut days: i64 = (1970..year)
+        .map(|year| if leap(year) { 366 } else { 365 })
+        .sum();
     let february = if leap(year) { 29 } else { 28 };
     let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    days += months.iter().take(usize::try_from(month - 1).ok()?).sum::<i64>() + day - 1;
+    days += months
+        .iter()
+        .take(usize::try_from(month - 1).ok()?)
+        .sum::<i64>()
+        + day
+        - 1;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
     Some(i128::from(seconds) * 1_000_000_000 + i128::from(fraction.parse::<i64>().ok()?))
 }

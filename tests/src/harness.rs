@@ -239,11 +239,21 @@ impl Sensor {
     pub fn all_from(&self, mark: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let said = self.shared.lock();
         let events = said.events.get(mark..).unwrap_or_default();
-        events.iter().filter(|event| wanted(event)).cloned().collect()
+        events
+            .iter()
+            .filter(|event| wanted(event))
+            .cloned()
+            .collect()
     }
 
     /// Waits until `count` events that `wanted` knows have come after a mark.
-    pub fn expect_count(&self, mark: usize, what: &str, count: usize, wanted: impl Fn(&Value) -> bool) {
+    pub fn expect_count(
+        &self,
+        mark: usize,
+        what: &str,
+        count: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) {
         let (mut looked, mut found) = (mark, 0);
         let enough = self.shared.wait(Place::here().patience() * 4, |said| {
             let new = said.events.get(looked..).unwrap_or_default();
@@ -337,7 +347,10 @@ impl Sensor {
         }
         let mut said = self.shared.lock();
         assert_eq!(said.broken, Vec::<String>::new(), "lines that are no JSON");
-        let (events, log) = (std::mem::take(&mut said.events), std::mem::take(&mut said.log));
+        let (events, log) = (
+            std::mem::take(&mut said.events),
+            std::mem::take(&mut said.log),
+        );
         let ledger = log
             .iter()
             .rev()
@@ -383,7 +396,10 @@ impl Shared {
     fn read_events(&self, output: ChildStdout, keep: fn(Value) -> Value) {
         let mut output = BufReader::with_capacity(1 << 20, output);
         let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+        while output
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
             match serde_json::from_slice::<Value>(&line) {
                 Ok(event) if event.is_object() => self.lock().events.push(keep(event)),
                 Ok(_) | Err(_) => {
@@ -505,7 +521,8 @@ fn apply(event: &mut Value, patch: &Value) {
         match part["slot"].as_str() {
             Some("image") => event["process"]["image"] = file,
             Some("script") => {
-                let index = usize::try_from(part["index"].as_u64().expect("an index")).expect("small");
+                let index =
+                    usize::try_from(part["index"].as_u64().expect("an index")).expect("small");
                 event["process"]["script_chain"][index] = file;
             }
             Some("created") => event["file_create"]["file"] = file,
@@ -531,12 +548,17 @@ fn apply(event: &mut Value, patch: &Value) {
 
 /// One line that tells what an event is.
 fn outline(event: &Value) -> String {
-    let what = ["/file_create/file/path", "/process/image/path", "/connect/remote", "/patch/of"]
-        .iter()
-        .filter_map(|pointer| event.pointer(pointer))
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let what = [
+        "/file_create/file/path",
+        "/process/image/path",
+        "/connect/remote",
+        "/patch/of",
+    ]
+    .iter()
+    .filter_map(|pointer| event.pointer(pointer))
+    .map(ToString::to_string)
+    .collect::<Vec<_>>()
+    .join(" ");
     format!(
         "{} {} pid {} {what}",
         event["id"], event["type"], event["process"]["pid"]

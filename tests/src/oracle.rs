@@ -29,10 +29,7 @@ pub const PROCESS_UNCOMPARABLE: &[(&str, &str)] = &[
         "image.generation",
         "no file system call tells it but an ioctl that safe code cannot make; it is compared through unique_id",
     ),
-    (
-        "script_chain.generation",
-        "as image.generation",
-    ),
+    ("script_chain.generation", "as image.generation"),
 ];
 
 /// Fields of a file that nothing else tells.
@@ -203,7 +200,10 @@ pub fn process(pid: u32, began: (i128, i128), allowed: &[&str], redacted: &[&str
     let parent: u32 = stat_field(pid, 4).parse().unwrap();
     expected.is("parent.unique_pid", unique_pid(parent));
     expected.holds("parent.exec_id", |value| {
-        value.as_u64().map(drop).ok_or_else(|| "no number".to_owned())
+        value
+            .as_u64()
+            .map(drop)
+            .ok_or_else(|| "no number".to_owned())
     });
     expected.is("parent.pid", parent);
     expected.none("parent.tid");
@@ -248,7 +248,10 @@ fn environment(expected: &mut Expected, pid: u32, allowed: &[&str], redacted: &[
         }
     }
     let secret = |name: &String| redacted.contains(&name.as_str());
-    expected.all("environment.name", told.iter().map(|(name, _)| name.clone()));
+    expected.all(
+        "environment.name",
+        told.iter().map(|(name, _)| name.clone()),
+    );
     expected.all(
         "environment.value",
         told.iter()
@@ -289,7 +292,11 @@ fn credentials(expected: &mut Expected, pid: u32) {
             *groups.get(index).unwrap(),
         );
     }
-    assert_eq!(users.get(1), users.get(3), "the tests change no fsuid alone");
+    assert_eq!(
+        users.get(1),
+        users.get(3),
+        "the tests change no fsuid alone"
+    );
     expected.none("credentials.fs_user");
     expected.none("credentials.fs_group");
     let further = ids("Groups");
@@ -301,8 +308,7 @@ fn credentials(expected: &mut Expected, pid: u32) {
     match login_user(pid) {
         Some(id) => {
             user(expected, "credentials.login_user", id);
-            let primary =
-                named_in("/etc/passwd", id, 3).map(|group| group.parse::<u32>().unwrap());
+            let primary = named_in("/etc/passwd", id, 3).map(|group| group.parse::<u32>().unwrap());
             match primary {
                 Some(id) => group(expected, "credentials.login_group", id),
                 None => expected.none("credentials.login_group"),
@@ -330,7 +336,10 @@ fn session(expected: &mut Expected, pid: u32) {
     expected.maybe("session.audit_id", audit);
     expected.is("session.sid", stat_field(pid, 6).parse::<u32>().unwrap());
     let terminal: u32 = stat_field(pid, 7).parse().unwrap();
-    let (major, minor) = (terminal >> 8 & 0xfff, terminal & 0xff | terminal >> 12 & 0xfff00);
+    let (major, minor) = (
+        terminal >> 8 & 0xfff,
+        terminal & 0xff | terminal >> 12 & 0xfff00,
+    );
     let name = match major {
         0 => None,
         136..=143 => Some(format!("pts/{}", (major - 136) * 256 + minor)),
@@ -341,7 +350,12 @@ fn session(expected: &mut Expected, pid: u32) {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     let remote = strings(&environment)
         .find_map(|variable| variable.strip_prefix(b"SSH_CONNECTION="))
-        .map(|value| shown(value).split(' ').map(str::to_owned).collect::<Vec<_>>());
+        .map(|value| {
+            shown(value)
+                .split(' ')
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        });
     let part = |index: usize| remote.as_ref().and_then(|words| words.get(index).cloned());
     expected.maybe("session.remote_address", part(0));
     expected.maybe(
@@ -383,7 +397,14 @@ pub fn file(expected: &mut Expected, prefix: &str, view: &Path, path: &Path) {
 pub fn special(expected: &mut Expected, prefix: &str, path: &Path) {
     let meta = fs::symlink_metadata(path).unwrap();
     inode(expected, prefix, &meta, path, path);
-    for name in ["content_type", "hashes", "btime", "unique_id", "attributes", "capabilities"] {
+    for name in [
+        "content_type",
+        "hashes",
+        "btime",
+        "unique_id",
+        "attributes",
+        "capabilities",
+    ] {
         expected.none(&format!("{prefix}.{name}"));
     }
 }
@@ -391,8 +412,16 @@ pub fn special(expected: &mut Expected, prefix: &str, path: &Path) {
 fn inode(expected: &mut Expected, prefix: &str, meta: &fs::Metadata, view: &Path, path: &Path) {
     let at = |name: &str| format!("{prefix}.{name}");
     let shown = shown_path(path);
-    expected.is(&at("path"), shown.strip_suffix(" (deleted)").unwrap_or(&shown));
-    for name in ["path_truncated", "path_true_bytes", "link_target", "overlay"] {
+    expected.is(
+        &at("path"),
+        shown.strip_suffix(" (deleted)").unwrap_or(&shown),
+    );
+    for name in [
+        "path_truncated",
+        "path_true_bytes",
+        "link_target",
+        "overlay",
+    ] {
         expected.none(&at(name));
     }
     if meta.nlink() == 0 {
@@ -418,9 +447,8 @@ fn inode(expected: &mut Expected, prefix: &str, meta: &fs::Metadata, view: &Path
     group(expected, &at("owner_group"), meta.gid());
     expected.is(&at("size"), meta.size());
     expected.is(&at("links"), meta.nlink());
-    let exactly = |seconds: i64, nanos: i64| {
-        i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
-    };
+    let exactly =
+        |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let changed = exactly(meta.mtime(), meta.mtime_nsec());
     expected.between(&at("mtime"), changed, changed);
     let changed = exactly(meta.ctime(), meta.ctime_nsec());
@@ -430,7 +458,11 @@ fn inode(expected: &mut Expected, prefix: &str, meta: &fs::Metadata, view: &Path
 
 /// Magic number of the file system that holds the file, or its folder where the file itself must not be opened.
 fn magic(view: &Path) -> u64 {
-    let place = if view.exists() { view } else { view.parent().unwrap() };
+    let place = if view.exists() {
+        view
+    } else {
+        view.parent().unwrap()
+    };
     let kind = rustix::fs::statfs(place).unwrap().f_type;
     u64::try_from(kind).unwrap() & 0xffff_ffff
 }

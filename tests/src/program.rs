@@ -168,12 +168,16 @@ mod tests {
         let path = Program::LeaderEndsFirst.place(folder.path(), "program", b"");
         let mut child = Command::new(path).stdin(Stdio::piped()).spawn().unwrap();
         let stat = format!("/proc/{}/stat", child.id());
-        crate::wait_for("the leader's end", std::time::Duration::from_secs(10), || {
-            fs::read_to_string(&stat)
-                .unwrap()
-                .contains(") Z ")
-                .then_some(())
-        });
+        crate::wait_for(
+            "the leader's end",
+            std::time::Duration::from_secs(10),
+            || {
+                fs::read_to_string(&stat)
+                    .unwrap()
+                    .contains(") Z ")
+                    .then_some(())
+            },
+        );
         assert!(child.try_wait().unwrap().is_none(), "the process ended");
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -82,7 +82,9 @@ impl Running {
     /// What its next step tells.
     pub fn step(&self) -> Value {
         match self.facts.recv_timeout(Place::here().patience()) {
-            Ok(line) => serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}")),
+            Ok(line) => {
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+            }
             Err(_) => panic!("trigger {} told nothing", self.pid()),
         }
     }
@@ -205,10 +207,7 @@ impl Words for VecDeque<OsString> {
 
     fn numbers(&mut self) -> anyhow::Result<Vec<u32>> {
         let text = self.text()?;
-        Ok(text
-            .split(',')
-            .map(str::parse)
-            .collect::<Result<_, _>>()?)
+        Ok(text.split(',').map(str::parse).collect::<Result<_, _>>()?)
     }
 }
 
@@ -486,15 +485,13 @@ impl State {
                 };
                 let address = unix_address(&name)?;
                 let flags = SockFlag::empty();
-                let socket =
-                    nix::sys::socket::socket(AddressFamily::Unix, kind, flags, none)?;
+                let socket = nix::sys::socket::socket(AddressFamily::Unix, kind, flags, none)?;
                 self.connect(socket, &address);
             }
             "bind" => {
                 let address = unix_address(&words.path()?)?;
                 let (kind, flags) = (SockType::Stream, SockFlag::empty());
-                let socket =
-                    nix::sys::socket::socket(AddressFamily::Unix, kind, flags, none)?;
+                let socket = nix::sys::socket::socket(AddressFamily::Unix, kind, flags, none)?;
                 nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
                 self.sockets.push(socket);
             }
@@ -609,10 +606,8 @@ fn exec(words: &mut VecDeque<OsString>) -> anyhow::Result<anyhow::Error> {
 }
 
 fn exec_memfd(content: &[u8], words: &mut VecDeque<OsString>) -> anyhow::Result<()> {
-    let fd = nix::sys::memfd::memfd_create(
-        c"sensor-memfd",
-        nix::sys::memfd::MFdFlags::MFD_CLOEXEC,
-    )?;
+    let fd =
+        nix::sys::memfd::memfd_create(c"sensor-memfd", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
     File::from(fd.try_clone()?).write_all(content)?;
     // A file that is open for writing is not executed: only the descriptor that is reopened for reading stays.
     let reopened = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;

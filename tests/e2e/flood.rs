@@ -1,0 +1,360 @@
+//! Much at once: nothing is lost that fits, and what does not fit is counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::signal::Signal;
+use sensor_tests::harness::{Options, Sensor, end_shared};
+use sensor_tests::oracle;
+use sensor_tests::place::Place;
+use sensor_tests::program::{Program, sha256};
+use sensor_tests::runner::Test;
+use sensor_tests::trigger::Running;
+use serde_json::{Value, json};
+
+use crate::common::{aged, folder};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::new("flood::short_lived_programs", short_lived_programs),
+    Test::new("flood::many_files", many_files),
+    Test::new("flood::a_small_ring_loses_and_counts", small_ring),
+    Test::on_host(
+        "flood::memory_stays_bounded",
+        memory,
+        "it takes too long in an emulated machine",
+    ),
+];
+
+/// What the floods need of an event, so that thousands fit into memory.
+fn small(event: Value) -> Value {
+    let process = &event["process"];
+    json!({
+        "type": event["type"],
+        "id": event["id"],
+        "pid": process["pid"],
+        "unique_pid": process["unique_pid"],
+        "parent": process["parent"]["pid"],
+        "user": process["credentials"]["real_user"]["name"],
+        "image": process["image"]["path"],
+        "hashes": process["image"]["hashes"],
+        "absent": process["image"]["absent"],
+        "path": event["file_create"]["file"]["path"],
+        "code": event["exit"]["code"],
+        "of": event["patch"]["of"],
+        "patched": event["patch"]["file"]["file"]["hashes"],
+    })
+}
+
+const COPIES: usize = 200;
+const VICTIMS: usize = 20;
+const EXECS: usize = 1_000;
+
+/// What happens to a copy right after it was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Nothing,
+    Deleted,
+    Replaced,
+}
+
+#[derive(Debug)]
+struct Ran {
+    copy: usize,
+    unique_pid: String,
+}
+
+fn short_lived_programs() {
+    end_shared();
+    let sensor = Sensor::start(Options {
+        keep: small,
+        events: "exec,exit".to_owned(),
+        ..Options::default()
+    });
+    let folder = folder();
+    let place = |copy: usize| folder.path().join(format!("copy-{copy}"));
+    let tail = |copy: usize| format!("copy {copy}").into_bytes();
+    for copy in 0..COPIES {
+        Program::Wait(u8::try_from(copy).unwrap()).write(&place(copy), &tail(copy));
+    }
+    aged(&place(COPIES - 1));
+    // The victims run once, among the others.
+    let every = EXECS / VICTIMS;
+    let turn = |index: usize| {
+        if index % every == 0 {
+            let copy = index / every;
+            let after = if copy % 2 == 0 {
+                After::Deleted
+            } else {
+                After::Replaced
+            };
+            (copy, after)
+        } else {
+            (VICTIMS + index % (COPIES - VICTIMS), After::Nothing)
+        }
+    };
+    let (next, ran) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
+    let boot_id = oracle::boot_id();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= EXECS {
+                        return;
+                    }
+                    let (copy, after) = turn(index);
+                    let path = place(copy);
+                    let mut child = Command::new(&path).stdin(Stdio::null()).spawn().unwrap();
+                    match after {
+                        After::Nothing => {}
+                        After::Deleted => fs::remove_file(&path).unwrap(),
+                        After::Replaced => {
+                            let other = folder.path().join(format!("other-{copy}"));
+                            Program::Wait(0).write(&other, b"something else");
+                            fs::rename(&other, &path).unwrap();
+                        }
+                    }
+                    // It has ended or not: until it is waited for its number is its own.
+                    let ticks = oracle::start_ticks(child.id());
+                    let unique_pid =
+                        sensor_proto::identity::unique_pid(&boot_id, child.id(), ticks).to_string();
+                    let status = child.wait().unwrap();
+                    assert_eq!(status.code(), Some(i32::try_from(copy).unwrap()));
+                    ran.lock().unwrap().insert(index, Ran { copy, unique_pid });
+                }
+            });
+        }
+    });
+    let ran = ran.into_inner().unwrap();
+    assert_eq!(ran.len(), EXECS);
+    let ours = |event: &Value| {
+        event["image"]
+            .as_str()
+            .is_some_and(|path| Path::new(path).starts_with(folder.path()))
+    };
+    sensor.expect_count(0, "ends", EXECS, |event| {
+        event["type"] == "exit" && ours(event)
+    });
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    assert_eq!(
+        ledger.lost("exec") + ledger.lost("exit"),
+        0,
+        "{:#}",
+        ledger.0
+    );
+
+    let patches: HashMap<&str, &Value> = end
+        .events
+        .iter()
+        .filter(|event| event["type"] == "patch" && event["patched"].is_object())
+        .filter_map(|event| Some((event["of"].as_str()?, &event["patched"])))
+        .collect();
+    let by_key = |kind: &str| -> HashMap<&str, &Value> {
+        let of_kind = end
+            .events
+            .iter()
+            .filter(|event| event["type"] == kind && ours(event));
+        let all: Vec<_> = of_kind.collect();
+        let map: HashMap<&str, &Value> = all
+            .iter()
+            .map(|event| (event["unique_pid"].as_str().unwrap(), *event))
+            .collect();
+        assert_eq!(map.len(), all.len(), "a process has two {kind} events");
+        map
+    };
+    let (execs, exits) = (by_key("exec"), by_key("exit"));
+    let mut verdicts: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, run) in &ran {
+        let (_, after) = turn(*index);
+        let key = run.unique_pid.as_str();
+        let exec = execs
+            .get(key)
+            .unwrap_or_else(|| panic!("no exec of {run:?}"));
+        let exit = exits
+            .get(key)
+            .unwrap_or_else(|| panic!("no exit of {run:?}"));
+        assert_eq!(
+            exec["image"],
+            oracle::shown_path(&place(run.copy)),
+            "{run:?}"
+        );
+        assert_eq!(exec["parent"], std::process::id());
+        assert_eq!(exec["user"], "root");
+        assert_eq!(exit["code"], run.copy);
+        let id = exec["id"].as_str().unwrap();
+        let hashes = patches.get(id).copied().unwrap_or(&exec["hashes"]);
+        let verdict = hashes["verdict"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no verdict: {exec:#}"));
+        *verdicts.entry(format!("{verdict} {after:?}")).or_default() += 1;
+        if verdict == "verified" {
+            let content = Program::Wait(u8::try_from(run.copy).unwrap()).bytes(&tail(run.copy));
+            assert_eq!(hashes["sha256"], sha256(&content), "{run:?}");
+        }
+        if verdict == "gone" {
+            assert_ne!(after, After::Nothing, "{run:?} is called gone: {exec:#}");
+        }
+        if after == After::Nothing {
+            assert_eq!(verdict, "verified", "{exec:#}");
+        }
+    }
+    println!("verdicts: {verdicts:?}");
+}
+
+const FILES: usize = 10_000;
+const WRITERS: usize = 4;
+
+/// 10,000 files from 4 processes; gives how many of them were told.
+fn make_files(folder: &Path) {
+    let count = (FILES / WRITERS).to_string();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let prefix = format!("w{writer}-");
+            Running::start(["flood", &count, folder.to_str().unwrap(), &prefix])
+        })
+        .collect();
+    for writer in writers {
+        writer.finish_well();
+    }
+}
+
+fn told_in(events: &[Value], folder: &Path) -> usize {
+    events
+        .iter()
+        .filter(|event| event["type"] == "file_create")
+        .filter(|event| {
+            event["path"]
+                .as_str()
+                .is_some_and(|path| Path::new(path).starts_with(folder))
+        })
+        .count()
+}
+
+fn many_files() {
+    end_shared();
+    let sensor = Sensor::start(Options {
+        keep: small,
+        ..Options::default()
+    });
+    let folder = folder();
+    make_files(folder.path());
+    sensor.expect_count(0, "file creations", FILES, |event| {
+        event["type"] == "file_create"
+    });
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    assert_eq!(told_in(&end.events, folder.path()), FILES);
+    assert_eq!(ledger.lost("file_create"), 0, "{:#}", ledger.0);
+}
+
+fn small_ring() {
+    end_shared();
+    let sensor = Sensor::start(Options {
+        keep: small,
+        config: "[ring]\nfile = \"64KiB\"\n".to_owned(),
+        ..Options::default()
+    });
+    let folder = folder();
+    let program = Program::Wait(0).place(folder.path(), "program", b"");
+    let files = folder.path().join("files");
+    fs::create_dir(&files).unwrap();
+    aged(&program);
+    // Stopped, it reads nothing: the ring must overflow, whatever the speed of this machine.
+    sensor.signal(Signal::SIGSTOP);
+    make_files(&files);
+    let programs = 200;
+    for _ in 0..programs {
+        Command::new(&program)
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
+    }
+    sensor.signal(Signal::SIGCONT);
+    let shown = oracle::shown_path(&program);
+    for kind in ["exec", "exit"] {
+        sensor.expect_count(0, kind, programs, |event| {
+            event["type"] == kind && event["image"] == shown
+        });
+    }
+    // Once the ring is empty again a new file is told.
+    sensor_tests::wait_for("room in the ring", Place::here().patience(), || {
+        let path = folder.path().join(format!("later-{}", oracle::clocks().1));
+        fs::write(&path, "").unwrap();
+        let shown = oracle::shown_path(&path);
+        let found = sensor.all_from(0, |event| event["path"] == shown);
+        (!found.is_empty()).then_some(())
+    });
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    let lost = ledger.kernel("file_create", "lost");
+    let attempted = ledger.kernel("file_create", "attempted");
+    let delivered = end
+        .events
+        .iter()
+        .filter(|event| event["type"] == "file_create")
+        .count();
+    let delivered = u64::try_from(delivered).unwrap();
+    assert!(lost > 0, "nothing was lost: {:#}", ledger.0);
+    assert!(attempted >= u64::try_from(FILES).unwrap(), "{:#}", ledger.0);
+    let filtered = ledger.kernel("file_create", "filtered");
+    assert_eq!(attempted, delivered + lost + filtered, "{:#}", ledger.0);
+    assert_eq!(ledger.daemon("file_create", "sealed"), delivered);
+    for kind in ["exec", "exit", "fork"] {
+        assert_eq!(ledger.lost(kind), 0, "{kind}: {:#}", ledger.0);
+    }
+}
+
+const MEBIBYTE: u64 = 1 << 20;
+/// Half of them processes, half of them files.
+const MANY: usize = 200_000;
+
+fn memory() {
+    end_shared();
+    let sensor = Sensor::start(Options {
+        output: Some(File::options().write(true).open("/dev/null").unwrap()),
+        events: "exec,exit,file_create,connect".to_owned(),
+        ..Options::default()
+    });
+    let idle = oracle::own_resident_bytes(sensor.pid());
+    let folder = folder();
+    let program = Program::Wait(0).place(folder.path(), "program", b"");
+    aged(&program);
+    let (processes, files) = (MANY / 2 / WRITERS, MANY / 2 / WRITERS);
+    let triggers: Vec<_> = (0..WRITERS)
+        .flat_map(|writer| {
+            let (count, path) = (
+                processes.to_string(),
+                folder.path().to_str().unwrap().to_owned(),
+            );
+            let spawner = Running::start(["spawn", &count, program.to_str().unwrap()]);
+            let prefix = format!("w{writer}-");
+            [
+                spawner,
+                Running::start(["flood", &files.to_string(), &path, &prefix]),
+            ]
+        })
+        .collect();
+    let mut highest = 0;
+    for trigger in triggers {
+        trigger.finish_well();
+        highest = highest.max(oracle::own_resident_bytes(sensor.pid()));
+    }
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    println!(
+        "own memory: {} KiB idle, {} KiB at most",
+        idle / 1024,
+        highest / 1024
+    );
+    assert!(idle < 16 * MEBIBYTE, "{} KiB when idle", idle / 1024);
+    assert!(highest < 64 * MEBIBYTE, "{} KiB", highest / 1024);
+    let seen = ledger.kernel("exec", "attempted") + ledger.kernel("file_create", "attempted");
+    assert!(seen >= u64::try_from(MANY).unwrap(), "{:#}", ledger.0);
+    let places = ledger.0["places"].to_string();
+    assert!(places.contains("evict"), "no count of evictions: {places}");
+}

@@ -1,0 +1,66 @@
+//! The end-to-end tests: something is done, the sensor must tell it, and what it tells must be what the kernel says elsewhere.
+//!
+//! `cargo test` runs them on this host as root, in a cgroup of their own to which the sensor is confined. `cargo xtask vm` runs the same
+//! program in guests with every backend.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends by panicking, at the line where it went wrong"
+)]
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "why no test can run and what was measured is told there"
+)]
+
+use std::process::ExitCode;
+
+use sensor_tests::harness;
+use sensor_tests::place::Place;
+use sensor_tests::runner::{self, Test};
+use sensor_tests::trigger;
+
+mod common;
+mod connect;
+mod exec;
+mod exit;
+mod fault;
+mod file_create;
+mod flood;
+mod host;
+mod module_load;
+mod scope;
+
+fn main() -> ExitCode {
+    trigger::dispatch();
+    let place = match Place::enter() {
+        Ok(place) => place,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(101);
+        }
+    };
+    let tests: Vec<Test> = [
+        host::TESTS,
+        exec::TESTS,
+        exit::TESTS,
+        file_create::TESTS,
+        connect::TESTS,
+        module_load::TESTS,
+        scope::TESTS,
+        fault::TESTS,
+        flood::TESTS,
+    ]
+    .concat();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let last = Test::new(
+        "ledger::of_the_shared_sensor_is_closed",
+        harness::end_shared,
+    );
+    let code = runner::run(&tests, &words, place, last);
+    place.leave();
+    ExitCode::from(code)
+}

@@ -215,7 +215,9 @@ pub fn values(message: &Value, path: &str) -> Vec<Value> {
             .flat_map(|value| match value {
                 Value::Array(list) => list.iter().collect::<Vec<_>>(),
                 Value::Null => Vec::new(),
-                other => vec![other],
+                Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+                    vec![value]
+                }
             })
             .collect();
     }

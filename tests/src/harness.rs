@@ -184,7 +184,7 @@ impl Sensor {
 
     /// Waits until it observes.
     pub fn wait_ready(&self) {
-        self.wait_log("the sensor to be ready", |line| is_ready(line));
+        self.wait_log("the sensor to be ready", is_ready);
     }
 
     /// Waits for a line of its log.
@@ -369,8 +369,7 @@ impl Drop for Sensor {
     fn drop(&mut self) {
         // A test that failed leaves it running.
         if let Ok(None) = self.child.try_wait() {
-            self.child.kill().ok();
-            self.child.wait().ok();
+            drop((self.child.kill(), self.child.wait()));
         }
     }
 }

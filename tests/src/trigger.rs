@@ -119,8 +119,7 @@ impl Drop for Running {
         drop(self.input.take());
         // A test that failed may leave it waiting for more.
         if let Ok(None) = self.child.try_wait() {
-            self.child.kill().ok();
-            self.child.wait().ok();
+            drop((self.child.kill(), self.child.wait()));
         }
     }
 }
@@ -334,6 +333,7 @@ impl State {
                     .read(true)
                     .write(true)
                     .create(true)
+                    .truncate(false)
                     .mode(0o640)
                     .open(path)?;
                 self.files.push(file);

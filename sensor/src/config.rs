@@ -122,7 +122,7 @@ pub struct HashConfig {
     pub cache_entries: usize,
     /// Types of file systems that are never read.
     pub refused_filesystems: Vec<String>,
-    /// Hold a read lease while hashing.
+    /// Ask for read leases.
     pub leases: bool,
 }
 

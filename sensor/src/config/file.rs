@@ -239,7 +239,8 @@ pub struct HashTable {
     pub cache_entries: u32,
     /// File systems that are never read, by type name: verdict `refused_fs`.
     pub refused_filesystems: Vec<String>,
-    /// Hold a read lease on a file while it is hashed, so that a writer in that time is noticed at once.
+    /// Ask for a read lease on a created file, and give it back at once, to learn whether a writer is left (needs CAP_LEASE for
+    /// files of others). Who opens the file for writing in these microseconds waits; who asked not to wait fails.
     pub leases: bool,
 }
 
@@ -255,7 +256,7 @@ impl Default for HashTable {
             hold: HASH_HOLD,
             cache_entries: HASH_CACHE_ENTRIES,
             refused_filesystems: owned(&HASH_REFUSED_FILESYSTEMS),
-            leases: false,
+            leases: true,
         }
     }
 }

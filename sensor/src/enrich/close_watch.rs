@@ -24,8 +24,8 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 
 use super::file::descriptor_path;
 use super::hash::{
-    HashJob, Held, OpenFile, Opener, Place, Reached, Seen, Unreached, What, Writers, observe_again,
-    open_for_reading, same_file,
+    HashConfig, HashJob, Held, OpenFile, Opener, Place, Reached, RefusedFileSystems, Seen,
+    Unreached, What, Writers, observe_again, open_for_reading, same_file,
 };
 use crate::kernel::sys;
 use crate::procfs::Proc;
@@ -54,8 +54,8 @@ pub struct CloseConfig {
     pub quiet: Duration,
     /// Whether leases are asked for.
     pub leases: bool,
-    /// Whether file systems that can hang are looked at.
-    pub remote: bool,
+    /// File systems that are not looked at.
+    pub refused: RefusedFileSystems,
 }
 
 impl Default for CloseConfig {
@@ -68,7 +68,19 @@ impl Default for CloseConfig {
             give_up_after: Duration::from_secs(60),
             quiet: Duration::from_secs(1),
             leases: true,
-            remote: false,
+            refused: RefusedFileSystems::default(),
+        }
+    }
+}
+
+impl CloseConfig {
+    /// The settings that go with the pool's.
+    #[must_use]
+    pub fn with(hash: &HashConfig) -> Self {
+        Self {
+            leases: hash.leases,
+            refused: hash.refused.clone(),
+            ..Self::default()
         }
     }
 }
@@ -241,7 +253,7 @@ impl CloseWatch {
         let (sender, receiver) = mpsc::channel(config.outstanding.max(1));
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let opener = Opener::new(proc, tick_ns, config.remote);
+        let opener = Opener::new(proc, tick_ns, config.refused.clone());
         let shared = Arc::new(Shared {
             config,
             sender,
@@ -662,7 +674,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::enrich::hash::{HashConfig, HashPool, observe};
+    use crate::enrich::hash::{HashPool, observe};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -21,6 +21,7 @@
 mod cache;
 mod count;
 mod digest;
+mod fs;
 mod guard;
 mod identity;
 mod judge;
@@ -39,6 +40,7 @@ use sensor_proto::v1::{HashSource, HashVerdict, Hashes};
 
 pub use self::count::HashStats;
 pub use self::digest::{Algorithms, Digests};
+pub use self::fs::{RefusedFileSystems, UnknownFileSystem};
 #[cfg(test)]
 pub(crate) use self::identity::observe;
 pub(crate) use self::identity::{Seen, observe_again, same_file};
@@ -267,8 +269,8 @@ pub struct HashConfig {
     pub cache_entries: usize,
     /// Watches on remembered files of memory file systems.
     pub watches: usize,
-    /// Whether file systems that can hang (FUSE, NFS, CIFS, ...) are read.
-    pub remote: bool,
+    /// File systems that are not read.
+    pub refused: RefusedFileSystems,
     /// Whether a read lease is asked for to see whether writers are left (needs CAP_LEASE for files of others). Who opens
     /// such a file for writing in these microseconds waits.
     pub leases: bool,
@@ -289,8 +291,33 @@ impl Default for HashConfig {
             replacements: 4,
             cache_entries: 8192,
             watches: 512,
-            remote: false,
+            refused: RefusedFileSystems::default(),
             leases: true,
         }
+    }
+}
+
+impl HashConfig {
+    /// The pool's settings as configured.
+    ///
+    /// # Errors
+    /// [`UnknownFileSystem`] for a name in `hash.refused_filesystems`.
+    pub fn new(config: &crate::config::HashConfig) -> Result<Self, UnknownFileSystem> {
+        Ok(Self {
+            algorithms: Algorithms {
+                md5: config.md5,
+                sha1: config.sha1,
+            },
+            threads: config.threads,
+            waiting: config.queue,
+            // As many again may be under way or not fetched.
+            outstanding: config.queue.saturating_mul(2),
+            file_bytes: config.max_file_bytes,
+            timeout: config.timeout,
+            cache_entries: config.cache_entries,
+            refused: RefusedFileSystems::by_name(&config.refused_filesystems)?,
+            leases: config.leases,
+            ..Self::default()
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use sensor_common::record::FileIdentity;
 
 /// Content identity: equal keys mean equal content, on file systems where every write moves `ctime`
-/// (see [`super::identity::FsClass`]), if the content was read later than one granule of time after it.
+/// (see [`super::fs::FsClass`]), if the content was read later than one granule of time after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ContentKey {
     device: u32,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use sensor_common::record::FileIdentity;
 
+use super::fs::{EXFAT_MAGIC, FAT_MAGIC};
 use crate::kernel::sys;
 use crate::procfs::ProcessDir;
 
@@ -16,92 +17,6 @@ use crate::procfs::ProcessDir;
 const TICK_NS: i64 = 10_000_000;
 /// The same for file systems that keep whole seconds (FAT: two).
 const SECONDS_NS: i64 = 2_000_000_000;
-
-const OVERLAY_MAGIC: u64 = 0x794c_7630;
-const FAT_MAGIC: u64 = 0x4d44;
-const EXFAT_MAGIC: u64 = 0x2011_bab0;
-
-/// tmpfs, ramfs, hugetlbfs, and the kernel's own mount of tmpfs.
-const MEMORY_MAGICS: [u64; 3] = [0x0102_1994, 0x8584_58f6, 0x9584_58f6];
-
-/// File systems that can keep a reader waiting for ever, or whose server decides what is read: FUSE, NFS, CIFS, SMB2, SMB,
-/// 9p, AFS (two), Ceph, Coda, OCFS2, GFS2, Lustre, OrangeFS, vboxsf, autofs.
-const REMOTE_MAGICS: [u64; 16] = [
-    0x6573_5546,
-    0x6969,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x517b,
-    0x0102_1997,
-    0x5346_414f,
-    0x6b41_4653,
-    0x00c3_6400,
-    0x7375_7245,
-    0x7461_636f,
-    0x0116_1970,
-    0x0bd0_0bd0,
-    0x2003_0528,
-    0x786f_4256,
-    0x0187,
-];
-
-/// Interfaces of the kernel that look like files, where reading can wait or change something: proc, sysfs, debugfs,
-/// tracefs, securityfs, cgroup, cgroup2, bpf, configfs, devpts, mqueue, binfmt_misc, pstore, efivarfs, nsfs, pipefs,
-/// sockfs, selinuxfs, smackfs.
-const KERNEL_MAGICS: [u64; 19] = [
-    0x9fa0,
-    0x6265_6572,
-    0x6462_6720,
-    0x7472_6163,
-    0x7363_6673,
-    0x0027_e0eb,
-    0x6367_7270,
-    0xcafe_4a11,
-    0x6265_6570,
-    0x1cd1,
-    0x1980_0202,
-    0x4249_4e4d,
-    0x6165_676c,
-    0xde5e_81e4,
-    0x6e73_6673,
-    0x5049_5045,
-    0x534f_434b,
-    0xf97c_ff8c,
-    0x4341_5d53,
-];
-
-/// How far a file system's times tell whether content changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FsClass {
-    /// Every write moves `ctime`, also through a mapping.
-    Plain,
-    /// The kernel's identity is of the overlay's inode; the content lies in another file, which can be written from
-    /// outside. Times must be read of the open file.
-    Overlay,
-    /// A writer who maps a page and reads it first then writes it without moving any time (measured: tmpfs, 6.18).
-    /// Times prove nothing unless writers are known to have been absent.
-    Memory,
-    /// Can keep a reader waiting for ever.
-    Remote,
-    /// Not content.
-    Kernel,
-}
-
-impl FsClass {
-    pub(crate) fn of(magic: u64) -> Self {
-        if magic == OVERLAY_MAGIC {
-            Self::Overlay
-        } else if MEMORY_MAGICS.contains(&magic) {
-            Self::Memory
-        } else if REMOTE_MAGICS.contains(&magic) {
-            Self::Remote
-        } else if KERNEL_MAGICS.contains(&magic) {
-            Self::Kernel
-        } else {
-            Self::Plain
-        }
-    }
-}
 
 /// Time within which two changes can have the same `ctime`, in ns.
 pub(super) fn granule_ns(identity: &FileIdentity) -> i64 {
@@ -321,6 +236,7 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
 
+    use super::super::fs::FsClass;
     use super::*;
     use crate::procfs::Proc;
 
@@ -431,23 +347,5 @@ mod tests {
         assert!(within_granule(&at(1_000_000_000, 0xef53), 2_900_000_000));
         assert!(!within_granule(&at(1_000_000_000, 0xef53), 3_000_000_000));
         assert!(within_granule(&at(1_000_000_001, FAT_MAGIC), 2_900_000_000));
-    }
-
-    #[test]
-    fn classes() {
-        for (magic, class) in [
-            (0xef53, FsClass::Plain),
-            (0x5846_5342, FsClass::Plain),
-            (0x0102_1994, FsClass::Memory),
-            (0x794c_7630, FsClass::Overlay),
-            (0x6969, FsClass::Remote),
-            (0x6573_5546, FsClass::Remote),
-            (0xff53_4d42, FsClass::Remote),
-            (0x9fa0, FsClass::Kernel),
-        ] {
-            assert_eq!(FsClass::of(magic), class, "{magic:#x}");
-        }
-        let magic = rustix::fs::statfs("/proc").unwrap().f_type;
-        assert_eq!(FsClass::of(u64::try_from(magic).unwrap()), FsClass::Kernel);
     }
 }

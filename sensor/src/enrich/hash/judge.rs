@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sensor_common::record::FileIdentity;
 use sensor_proto::v1::{HashSource, HashVerdict};
 
-use super::identity::{self, FsClass, Match, OnDevice, Seen};
+use super::fs::FsClass;
+use super::identity::{self, Match, OnDevice, Seen};
 use super::{HashResult, ProcessStart, What, Writers};
 use crate::procfs::ProcessDir;
 

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use sensor_common::record::FileIdentity;
 use sensor_proto::v1::HashSource;
 
-use super::identity::{self, Devices, FsClass, Match, OnDevice, Seen};
-use super::{Place, ProcessStart, What};
+use super::identity::{self, Devices, Match, OnDevice, Seen};
+use super::{Place, ProcessStart, RefusedFileSystems, What};
 use crate::enrich::file::descriptor_path;
 use crate::kernel::sys;
 use crate::procfs::{Proc, ProcError, ProcessDir};
@@ -64,12 +64,12 @@ pub(crate) struct Opener {
     own_mount_namespace: Option<u32>,
     own: Option<ProcessDir>,
     pub(super) devices: Devices,
-    remote: bool,
+    refused: RefusedFileSystems,
 }
 
 impl Opener {
-    /// `tick_ns`: length of a clock tick; `remote`: whether file systems that can hang are read.
-    pub(crate) fn new(proc: Proc, tick_ns: u64, remote: bool) -> Self {
+    /// `tick_ns`: length of a clock tick; `refused`: file systems that are not read.
+    pub(crate) fn new(proc: Proc, tick_ns: u64, refused: RefusedFileSystems) -> Self {
         let own = proc.own().ok();
         Self {
             own_mount_namespace: own.as_ref().and_then(|own| own.namespace("mnt").ok()),
@@ -77,17 +77,13 @@ impl Opener {
             proc,
             tick_ns: tick_ns.max(1),
             devices: Devices::default(),
-            remote,
+            refused,
         }
     }
 
     /// Whether files of this kind of file system are read.
     pub(crate) fn reads(&self, magic: u64) -> bool {
-        match FsClass::of(magic) {
-            FsClass::Plain | FsClass::Overlay | FsClass::Memory => true,
-            FsClass::Remote => self.remote,
-            FsClass::Kernel => false,
-        }
+        self.refused.reads(magic)
     }
 
     /// The folder of a process, if it is still the one that started then. It stays that one's, whoever gets the pid next.

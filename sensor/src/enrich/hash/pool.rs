@@ -23,8 +23,9 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 use super::cache::{Cache, ContentKey};
 use super::count::{Counters, HashStats, add};
 use super::digest::Digests;
+use super::fs::FsClass;
 use super::guard::Guard;
-use super::identity::{self, FsClass};
+use super::identity;
 use super::judge::{Claim, empty};
 use super::open::Opener;
 use super::{HashConfig, HashJob, HashResult, Known, Released, What};
@@ -168,7 +169,7 @@ impl HashPool {
         }
         let (sender, receiver) = mpsc::channel(config.outstanding.max(1));
         let executables_frozen = executables_are_frozen(&proc);
-        let opener = Opener::new(proc, clock.tick_ns(), config.remote);
+        let opener = Opener::new(proc, clock.tick_ns(), config.refused.clone());
         let store = Store {
             cache: Cache::new(config.cache_entries),
             guard: None,
@@ -298,6 +299,10 @@ impl Shared {
     }
 
     fn lookup(&self, what: What, identity: &FileIdentity, event_wall_ns: i64) -> Option<Known> {
+        if identity.fs_magic == 0 {
+            // Not observed: what its times are worth is not known.
+            return None;
+        }
         let key = ContentKey::of(identity)?;
         let class = FsClass::of(identity.fs_magic);
         let found = match class {

@@ -262,8 +262,18 @@ fn a_running_program_is_verified_and_remembered() {
         fixture.pool.lookup(What::Executed, &overlay, fixture.now()),
         None
     );
+    let unobserved = FileIdentity {
+        fs_magic: 0,
+        ..identity
+    };
+    assert_eq!(
+        fixture
+            .pool
+            .lookup(What::Executed, &unobserved, fixture.now()),
+        None
+    );
     let stats = fixture.pool.stats();
-    assert_eq!((stats.hits, stats.misses, stats.read_files), (1, 3, 1));
+    assert_eq!((stats.hits, stats.misses, stats.read_files), (1, 4, 1));
     assert_eq!(stats.read_bytes, identity.size);
     let message = result.message().unwrap();
     assert_eq!(message.sha256.unwrap(), digests.sha256);

@@ -5,6 +5,7 @@ pub mod container;
 pub mod environment;
 pub mod file;
 pub mod hash;
+pub mod host;
 pub mod process;
 mod recent;
 pub mod user;

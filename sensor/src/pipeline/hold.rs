@@ -1,0 +1,143 @@
+//! The hold: events in order that wait a short while for what is late (a hash, the close of a created file).
+//!
+//! The queue keeps its order: an event leaves when it and all before it are complete or over their time. Bounded by
+//! count: when full, the oldest leaves incomplete and is counted. It never drops anything.
+
+use std::collections::VecDeque;
+
+/// Names an event in the hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(u64);
+
+#[derive(Debug)]
+struct Slot<T> {
+    item: T,
+    /// How many things it still waits for.
+    waits: u32,
+    /// Boot clock at which it leaves all the same.
+    deadline_ns: u64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Hold<T> {
+    queue: VecDeque<Slot<T>>,
+    /// Ticket of the front.
+    first: u64,
+    capacity: usize,
+    released_early: u64,
+}
+
+impl<T> Hold<T> {
+    /// An empty hold for at most `capacity` events.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { queue: VecDeque::new(), first: 0, capacity: capacity.max(1), released_early: 0 }
+    }
+
+    /// Adds an event that waits for `waits` things until `deadline_ns` at the latest.
+    pub(crate) fn push(&mut self, item: T, waits: u32, deadline_ns: u64) -> Ticket {
+        let ticket = Ticket(self.next_ticket());
+        self.queue.push_back(Slot { item, waits, deadline_ns });
+        ticket
+    }
+
+    fn next_ticket(&self) -> u64 {
+        self.first + u64::try_from(self.queue.len()).unwrap_or(u64::MAX)
+    }
+
+    fn slot(&mut self, ticket: Ticket) -> Option<&mut Slot<T>> {
+        let position = ticket.0.checked_sub(self.first)?;
+        self.queue.get_mut(usize::try_from(position).ok()?)
+    }
+
+    /// The event of a ticket, if it has not left.
+    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
+        self.slot(ticket).map(|slot| &mut slot.item)
+    }
+
+    /// One of the things that it waited for has come.
+    pub(crate) fn arrived(&mut self, ticket: Ticket) {
+        if let Some(slot) = self.slot(ticket) {
+            slot.waits = slot.waits.saturating_sub(1);
+        }
+    }
+
+    /// The front, if it waits for nothing, is over its time at `now_ns`, or if there are too many.
+    pub(crate) fn pop_ready(&mut self, now_ns: u64) -> Option<(Ticket, T)> {
+        let front = self.queue.front()?;
+        if front.waits > 0 && front.deadline_ns > now_ns {
+            if self.queue.len() <= self.capacity {
+                return None;
+            }
+            self.released_early += 1;
+        }
+        let ticket = Ticket(self.first);
+        self.first += 1;
+        self.queue.pop_front().map(|slot| (ticket, slot.item))
+    }
+
+    /// When the front leaves at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.queue.front().map(|slot| slot.deadline_ns)
+    }
+
+    /// Everything in the hold, in order.
+    pub(crate) fn items(&self) -> impl Iterator<Item = &T> {
+        self.queue.iter().map(|slot| &slot.item)
+    }
+
+    /// Events in the hold.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How often an event left incomplete because there were too many.
+    pub(crate) fn released_early(&self) -> u64 {
+        self.released_early
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_kept_while_the_front_waits() {
+        let mut hold = Hold::new(10);
+        let first = hold.push("first", 2, 100);
+        hold.push("second", 0, 100);
+        assert_eq!(hold.pop_ready(50), None);
+        hold.arrived(first);
+        assert_eq!(hold.pop_ready(50), None);
+        hold.arrived(first);
+        assert_eq!(hold.pop_ready(50).map(|(_, item)| item), Some("first"));
+        assert_eq!(hold.get_mut(first), None);
+        assert_eq!(hold.pop_ready(50).map(|(_, item)| item), Some("second"));
+        assert_eq!(hold.len(), 0);
+    }
+
+    #[test]
+    fn nobody_waits_beyond_the_deadline_or_the_capacity() {
+        let mut hold = Hold::new(1);
+        hold.push(1, 1, 100);
+        assert_eq!(hold.pop_ready(99), None);
+        assert_eq!(hold.next_deadline(), Some(100));
+        hold.push(2, 1, 200);
+        assert_eq!(hold.pop_ready(0).map(|(_, item)| item), Some(1));
+        assert_eq!(hold.released_early(), 1);
+        assert_eq!(hold.pop_ready(199), None);
+        assert_eq!(hold.pop_ready(200).map(|(_, item)| item), Some(2));
+        assert_eq!(hold.released_early(), 1);
+    }
+
+    #[test]
+    fn tickets_stay_valid_while_others_leave() {
+        let mut hold = Hold::new(10);
+        hold.push(1, 0, 0);
+        let second = hold.push(2, 1, 100);
+        hold.pop_ready(0);
+        *hold.get_mut(second).unwrap() = 22;
+        hold.arrived(second);
+        assert_eq!(hold.pop_ready(0).map(|(_, item)| item), Some(22));
+    }
+}

@@ -13,8 +13,7 @@ mod module;
 mod network;
 mod process;
 
-pub(crate) use file::user_device;
-pub use file::{file_info, merge_closed};
+pub use file::{file_create, file_info, merge_closed, user_device};
 pub use module::module_load;
 pub use network::{connect, in_progress};
 pub use process::{exec, exit, fork};

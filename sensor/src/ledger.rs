@@ -22,19 +22,22 @@ pub enum Row {
     Kind(RecordKind),
     /// Patch events: made by the daemon.
     Patch,
+    /// Aggregates of events that a rule merges: made by the daemon.
+    Aggregate,
     /// Samples that are not records.
     Unknown,
 }
 
 impl Row {
     /// How many rows there are.
-    pub const COUNT: usize = RecordKind::ALL.len() + 2;
+    pub const COUNT: usize = RecordKind::ALL.len() + 3;
 
     fn index(self) -> usize {
         match self {
             Self::Kind(kind) => usize::try_from(kind.slot()).unwrap_or(Self::COUNT),
             Self::Patch => RecordKind::ALL.len(),
-            Self::Unknown => RecordKind::ALL.len() + 1,
+            Self::Aggregate => RecordKind::ALL.len() + 1,
+            Self::Unknown => RecordKind::ALL.len() + 2,
         }
     }
 
@@ -43,7 +46,7 @@ impl Row {
         RecordKind::ALL
             .iter()
             .map(|kind| Self::Kind(*kind))
-            .chain([Self::Patch, Self::Unknown])
+            .chain([Self::Patch, Self::Aggregate, Self::Unknown])
     }
 
     /// Its name.
@@ -52,6 +55,7 @@ impl Row {
         match self {
             Self::Kind(kind) => kind.name(),
             Self::Patch => "patch",
+            Self::Aggregate => "aggregate",
             Self::Unknown => "unknown",
         }
     }
@@ -268,7 +272,7 @@ impl Ledger {
         bump(&mut self.row(row).daemon.lost, cause, 1);
     }
 
-    /// A sample was no record.
+    /// A sample was no record; `row` is the kind that it claims to be.
     pub fn decode_error(&mut self, reason: &str) {
         bump(&mut self.decode_errors, reason, 1);
         bump(
@@ -364,7 +368,7 @@ impl Ledger {
                 submitted += kernel.submitted;
             }
             received += daemon.received;
-            if row != Row::Patch {
+            if !matches!(row, Row::Patch | Row::Aggregate) {
                 compare(
                     row.name(),
                     "reader",

@@ -9,17 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sensor_common::layout::KernelLayout;
-use sensor_common::map::Connecting;
+use sensor_common::map::{Connecting, OPEN_FILES_ENTRIES};
 use sensor_common::record::{
     ConnectRecord, ExecRecord, ExitRecord, FileCloseRecord, FileCreateRecord, FileIdentity,
-    ForkRecord, Header, ModuleLoadRecord, Parsed, RecordKind, RecordRef, ScriptRecord, Subject,
-    file_flag,
+    ForkRecord, Header, Lane, ModuleLoadRecord, Parsed, RecordKind, RecordRef, ScriptRecord,
+    Subject, Text, TextRef, file_flag, module_flag,
 };
 use sensor_proto::v1::event::Body;
 use sensor_proto::{field, v1};
 
 use crate::clock::Clock;
 use crate::config::RuleAction;
+use crate::enrich::file::FileFacts;
 use crate::enrich::hash::{HashJob, HashPool, HashResult, Place, ProcessStart, What, Writers};
 use crate::enrich::process::{ProcessImage, ProcessTable};
 use crate::enrich::user::Users;
@@ -34,7 +35,8 @@ mod output;
 mod reorder;
 
 use hold::{Hold, Ticket};
-use late::{Late, Slot, Target};
+use late::{Created, FileKey, Late, Sent, Slot, Target};
+pub use output::Output;
 use reorder::Reorder;
 
 /// Events that may wait for something late.
@@ -92,7 +94,7 @@ enum EarlyHash {
     /// It has no file that is hashed.
     None,
     /// Known from before.
-    Known(Box<v1::Hashes>, Arc<crate::enrich::file::FileFacts>),
+    Known(Box<v1::Hashes>, Arc<FileFacts>),
     /// Asked for.
     Asked(u64),
     /// The pool took no more.
@@ -176,7 +178,7 @@ impl Pipeline {
     }
 
     /// Now by the boot clock; in a replay the newest record's time.
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         if self.live { self.clock.boot_ns().unwrap_or(self.newest_boot_ns) } else { self.newest_boot_ns }
     }
 
@@ -185,7 +187,7 @@ impl Pipeline {
         let record = match RecordRef::parse(bytes) {
             Ok(record) => record,
             Err(error) => {
-                self.ledger.decode_error(error.name());
+                self.ledger.decode_error(claimed(bytes), error.name());
                 return;
             }
         };
@@ -331,6 +333,17 @@ impl Pipeline {
                 self.attempts_order.push_back(key);
             }
         }
+    }
+
+    /// What is done about once a second: the wall clock may have been set, processes have been gone long enough.
+    pub fn round(&mut self) {
+        if self.live
+            && let Err(error) = self.clock.refresh()
+        {
+            tracing::debug!(%error, "the wall clock cannot be read");
+        }
+        let now = self.now();
+        self.table.expire(now);
     }
 
     /// New rules; what is being merged under the old ones is told first.
@@ -1015,6 +1028,14 @@ fn put_facts(file: &mut v1::FileInfo, facts: &FileFacts) {
         );
         file.unique_id = Some(id.as_bytes().to_vec());
     }
+}
+
+/// The row of a sample's kind, as far as it has a known one.
+fn claimed(sample: &[u8]) -> Row {
+    sample
+        .first_chunk::<2>()
+        .and_then(|number| RecordKind::from_number(u16::from_ne_bytes(*number)))
+        .map_or(Row::Unknown, Row::Kind)
 }
 
 fn path_of(text: TextRef<'_>) -> Option<Vec<u8>> {

@@ -1,0 +1,387 @@
+//! Builds every part, starts the threads, and stops them in order.
+//!
+//! Threads: this one waits for signals; `reader` empties the rings; `pipeline` owns everything between; the hash pool and
+//! the sink have their own. At the end the hooks go first, then the rings are emptied, then what is under way is
+//! finished, then the sink, and last the account is drawn up.
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sensor_common::counter::KernelCounter;
+use sensor_common::record::{Lane, RecordKind};
+use sensor_proto::v1;
+
+use crate::clock::{Clock, ClockError};
+use crate::config::Config;
+use crate::exit::ExitStatus;
+use crate::filter::Filter;
+use crate::kernel::feature::Features;
+use crate::ledger::{KernelAccount, Ledger, Row};
+use crate::loader::{self, Counters, LoadError};
+use crate::pipeline::Pipeline;
+use crate::procfs::Proc;
+use crate::reader::{self, BatchReceiver, Reader, ReaderCounters, ReaderError, Source};
+use crate::recording::RecordingError;
+use crate::sink::SinkHandle;
+
+mod build;
+mod instance;
+mod signal;
+
+pub use instance::InstanceError;
+use instance::Instance;
+use signal::{Bell, Signals, Wake};
+
+/// How long what is under way at the end may take: hashes of large files, a slow sink.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The pipeline looks at its clock at least so often.
+const PULSE: Duration = Duration::from_millis(250);
+/// How often the wall clock, the table of connects and the host's facts are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+/// TCP connects without a result for so long are reported as in progress.
+const ATTEMPT_AGE: Duration = Duration::from_secs(1);
+/// Attempts that are looked at in one round.
+const ATTEMPTS_PER_ROUND: usize = 1_024;
+/// How often `--stats` prints.
+const STATISTICS_EVERY: Duration = Duration::from_secs(10);
+
+/// What is asked of a run.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Stop by itself after this time.
+    pub duration: Option<Duration>,
+    /// Print the account while running, and at the end as JSON too.
+    pub stats: bool,
+}
+
+/// Reads the rules anew.
+pub type Reload<'a> = &'a dyn Fn() -> Result<Filter, String>;
+
+/// Why a run could not begin or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another instance runs, or the lock cannot be had.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// Nothing could be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The output cannot be opened.
+    #[error("cannot open the output")]
+    Output(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The output was closed from the other side.
+    #[error("the output was closed: {0}")]
+    OutputClosed(String),
+    /// A recording cannot be written or read.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// The reader ended by itself.
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    /// A clock cannot be read.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// A part could not be built.
+    #[error("cannot start: {part}")]
+    Start {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A thread is gone without an answer.
+    #[error("thread {0} panicked")]
+    Panicked(&'static str),
+}
+
+impl RunError {
+    fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        part: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Start { part, source: source.into() }
+    }
+
+    /// The exit code of the process.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Instance(InstanceError::Running { .. }) => ExitStatus::AlreadyRunning,
+            Self::Load(error) => match error {
+                LoadError::MissingCapability { .. } | LoadError::LockedMemory { .. } => {
+                    ExitStatus::Privilege
+                }
+                LoadError::NoTypes(_) | LoadError::TypesNotUnderstood(_) => {
+                    ExitStatus::KernelUnsupported
+                }
+                LoadError::ScopeUnreadable { .. } | LoadError::ScopeNotCgroup2 { .. } => {
+                    ExitStatus::Usage
+                }
+                LoadError::Abi { .. }
+                | LoadError::Object(_)
+                | LoadError::NoMap { .. }
+                | LoadError::Table(_)
+                | LoadError::NothingAttached { .. }
+                | LoadError::Unsettled { .. } => ExitStatus::LoadFailed,
+            },
+            Self::Output(_) | Self::OutputClosed(_) => ExitStatus::Output,
+            Self::Recording(RecordingError::Io { .. }) => ExitStatus::Output,
+            Self::Recording(_) => ExitStatus::Usage,
+            Self::Reader(ReaderError::Recording(_)) => ExitStatus::Usage,
+            Self::Instance(InstanceError::Io { .. })
+            | Self::Reader(_)
+            | Self::Clock(_)
+            | Self::Start { .. }
+            | Self::Panicked(_) => ExitStatus::Internal,
+        }
+    }
+}
+
+/// The account of a run that ended.
+#[derive(Debug)]
+pub struct Summary {
+    /// All of it.
+    pub ledger: Ledger,
+    /// How long it ran.
+    pub ran: Duration,
+}
+
+/// What the main thread tells the pipeline's.
+enum Control {
+    Filter(Filter),
+    Ledger(SyncSender<Box<Ledger>>),
+}
+
+/// Watches this host until a signal comes, the time is up, or the output is closed.
+///
+/// `tell` is given the account as it stands, now and then, if statistics are asked for.
+///
+/// # Errors
+/// [`RunError`].
+pub fn live(
+    request: &Request<'_>,
+    filter: Filter,
+    reload: Reload<'_>,
+    tell: &mut dyn FnMut(&Ledger),
+) -> Result<Summary, RunError> {
+    let config = request.config;
+    let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
+    let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
+    let signals = Signals::block().map_err(RunError::start("signals"))?;
+    let proc = Proc::new("/proc");
+    let features = Features::probe(&proc);
+    let mut kernel = build::kernel(config, &features)?;
+    let clock = Arc::new(Clock::new()?);
+    let closed: Arc<Mutex<Option<String>>> = Arc::default();
+    let sink = build::sink(config, &clock, &closed, &bell)?;
+    let (pipeline, counters, reader, receiver) = {
+        let counters = Arc::new(ReaderCounters::default());
+        let pipeline = build::pipeline(config, &kernel, &proc, &clock, filter, sink)?;
+        let (sender, receiver) = reader::queue(config.reader_queue);
+        let source = kernel.source();
+        let bell = Arc::clone(&bell);
+        let reader = Reader::spawn(
+            source,
+            sender,
+            Arc::clone(&counters),
+            None,
+            Box::new(move || {
+                let _ = &bell;
+            }),
+        )?;
+        (pipeline, counters, reader, receiver)
+    };
+    let began = Instant::now();
+    tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
+    let (control, commands) = sync_channel(4);
+    let connecting = kernel.connecting;
+    let thread = std::thread::Builder::new()
+        .name("pipeline".to_owned())
+        .spawn(move || drive(pipeline, &receiver, &commands, Some(connecting)))
+        .map_err(RunError::start("pipeline thread"))?;
+    let deadline = request.duration.map(|duration| began + duration);
+    let mut next_statistics = request.stats.then(|| began + STATISTICS_EVERY);
+    let fault = loop {
+        let until = [deadline, next_statistics].into_iter().flatten().min();
+        match signals.wait(&bell, until).map_err(RunError::start("signals"))? {
+            Wake::Stop => break None,
+            Wake::Reload => match reload() {
+                Ok(filter) => {
+                    // The pipeline's thread is gone only when it is over anyway.
+                    if control.send(Control::Filter(filter)).is_ok() {
+                        tracing::info!("filter rules reloaded");
+                    }
+                }
+                Err(fault) => tracing::error!(%fault, "filter rules not reloaded, the old ones stay"),
+            },
+            Wake::Bell => {
+                let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(reason) = reason {
+                    break Some(RunError::OutputClosed(reason));
+                }
+            }
+            Wake::Statistics | Wake::Timeout => {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| now >= deadline) {
+                    break None;
+                }
+                next_statistics = request.stats.then(|| now + STATISTICS_EVERY);
+                let (sender, answer) = sync_channel(1);
+                if control.send(Control::Ledger(sender)).is_ok()
+                    && let Ok(mut ledger) = answer.recv_timeout(PATIENCE)
+                {
+                    account(&mut ledger, &kernel.counters, &counters);
+                    tell(&ledger);
+                }
+            }
+        }
+    };
+    let unseen = kernel.loaded.unseen();
+    // No hook fires from here on.
+    drop(kernel.loaded);
+    reader.stop();
+    let read = reader.join();
+    drop(control);
+    let (mut ledger, sink) = thread.join().map_err(|_panic| RunError::Panicked("pipeline"))?;
+    for (program, misses) in unseen {
+        let misses = match misses {
+            loader::Unseen::AtMost(misses) => Some(misses),
+            loader::Unseen::Unobservable => None,
+        };
+        ledger.unseen(program, misses);
+    }
+    account(&mut ledger, &kernel.counters, &counters);
+    close(&mut ledger, sink);
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    read?;
+    let late = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(reason) = late {
+        return Err(RunError::OutputClosed(reason));
+    }
+    Ok(Summary { ledger, ran: began.elapsed() })
+}
+
+/// Sends a recording through the pipeline.
+///
+/// # Errors
+/// [`RunError`].
+pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, RunError> {
+    let began = Instant::now();
+    let recording = crate::recording::Recording::open(file)?;
+    let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
+    let closed: Arc<Mutex<Option<String>>> = Arc::default();
+    let clock = Arc::new(Clock::new()?);
+    let sink = build::sink(config, &clock, &closed, &bell)?;
+    let pipeline = build::replay(config, recording.header(), filter, sink)?;
+    let counters = Arc::new(ReaderCounters::default());
+    let (sender, receiver) = reader::queue(config.reader_queue);
+    let reader = Reader::spawn(
+        Source::Recording(recording),
+        sender,
+        Arc::clone(&counters),
+        None,
+        Box::new(|| {}),
+    )?;
+    let (control, commands) = sync_channel(1);
+    drop(control);
+    let (mut ledger, sink) = drive(pipeline, &receiver, &commands, None);
+    let read = reader.join();
+    received(&mut ledger, &counters);
+    close(&mut ledger, sink);
+    let late = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(reason) = late {
+        return Err(RunError::OutputClosed(reason));
+    }
+    read?;
+    Ok(Summary { ledger, ran: began.elapsed() })
+}
+
+/// The pipeline's thread: batches as they come, and what is due by the clock.
+fn drive(
+    mut pipeline: Pipeline,
+    receiver: &BatchReceiver,
+    commands: &Receiver<Control>,
+    mut connecting: Option<loader::ConnectingTable>,
+) -> (Ledger, SinkHandle) {
+    let mut next_round = Instant::now() + ROUND;
+    loop {
+        let wait = pipeline.advance().map_or(PULSE, |wait| wait.min(PULSE));
+        match receiver.receive(wait) {
+            Ok(batch) => {
+                for sample in batch.iter() {
+                    pipeline.sample(sample);
+                }
+                receiver.recycle(batch);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                Control::Filter(filter) => pipeline.set_filter(filter),
+                Control::Ledger(answer) => {
+                    // Who asked may have given up waiting.
+                    drop(answer.try_send(Box::new(pipeline.ledger().clone())));
+                }
+            }
+        }
+        if Instant::now() >= next_round {
+            next_round = Instant::now() + ROUND;
+            pipeline.round();
+            if let Some(table) = &mut connecting {
+                attempts(&mut pipeline, table, ATTEMPT_AGE);
+            }
+        }
+    }
+    if let Some(table) = &mut connecting {
+        attempts(&mut pipeline, table, Duration::ZERO);
+    }
+    let (ledger, output) = pipeline.finish(PATIENCE);
+    (ledger, output.into_sink())
+}
+
+fn attempts(pipeline: &mut Pipeline, table: &mut loader::ConnectingTable, age: Duration) {
+    let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+    match table.older_than(pipeline.now(), age, ATTEMPTS_PER_ROUND) {
+        Ok(waiting) => pipeline.attempts(waiting),
+        Err(error) => tracing::debug!(%error, "connects under way cannot be read"),
+    }
+}
+
+/// Enters what kernel and reader have counted.
+fn account(ledger: &mut Ledger, kernel: &Counters, reader: &ReaderCounters) {
+    match kernel.read() {
+        Ok(table) => {
+            for kind in RecordKind::ALL {
+                let values: Vec<u64> = KernelCounter::ALL
+                    .iter()
+                    .map(|counter| table.value(*kind, *counter))
+                    .collect();
+                ledger.kernel(*kind, KernelAccount::from_counters(&values));
+            }
+        }
+        Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
+    }
+    for lane in Lane::ALL {
+        ledger.sequence_gap(lane.name(), reader.missing(lane));
+    }
+    received(ledger, reader);
+}
+
+fn received(ledger: &mut Ledger, reader: &ReaderCounters) {
+    for kind in RecordKind::ALL {
+        ledger.reader(Row::Kind(*kind), reader.received(Some(*kind)), reader.queue_full(Some(*kind)));
+    }
+    ledger.reader(Row::Unknown, reader.received(None), reader.queue_full(None));
+}
+
+fn close(ledger: &mut Ledger, sink: SinkHandle) {
+    let accounts = sink.close_and_join(PATIENCE);
+    ledger.sink("output", crate::sink::total(accounts.values()));
+}

@@ -36,8 +36,12 @@ pub struct Header {
     pub boot_id: String,
     /// Wall clock minus boot clock when the recording began, ns.
     pub wall_minus_boot_ns: i64,
+    /// Length of a clock tick (`1 s / USER_HZ`), ns.
+    pub tick_ns: u64,
     /// Values of the kernel layout by index.
     pub layout: Vec<u32>,
+    /// Kind of hook per record kind, both by name.
+    pub backends: BTreeMap<String, String>,
     /// Hook chosen per event type, as `sensor doctor --json` prints it.
     pub coverage: serde_json::Value,
 }
@@ -257,6 +261,8 @@ impl<R: Read> Recording<R> {
                 machine: String::new(),
                 boot_id: String::new(),
                 wall_minus_boot_ns: 0,
+                tick_ns: 0,
+                backends: BTreeMap::new(),
                 layout: Vec::new(),
                 coverage: serde_json::Value::Null,
             },
@@ -379,6 +385,8 @@ mod tests {
             machine: "x86_64".to_owned(),
             boot_id: "8e5f4c1e-8a3c-4a0b-9f11-3a1f6d1b2c3d".to_owned(),
             wall_minus_boot_ns: 5,
+            tick_ns: 10_000_000,
+            backends: [("exec".to_owned(), "tracepoint".to_owned())].into(),
             layout: vec![1, 2, 3],
             coverage: serde_json::json!({"exec": "tp_btf sched_process_exec"}),
         }

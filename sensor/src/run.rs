@@ -7,12 +7,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use sensor_common::counter::KernelCounter;
 use sensor_common::record::{Lane, RecordKind};
-use sensor_proto::v1;
 
 use crate::clock::{Clock, ClockError};
 use crate::config::Config;
@@ -24,7 +23,7 @@ use crate::loader::{self, Counters, LoadError};
 use crate::pipeline::Pipeline;
 use crate::procfs::Proc;
 use crate::reader::{self, BatchReceiver, Reader, ReaderCounters, ReaderError, Source};
-use crate::recording::RecordingError;
+use crate::recording::{Footer, Recorder, RecordingError};
 use crate::sink::SinkHandle;
 
 mod build;
@@ -148,6 +147,8 @@ pub struct Summary {
     pub ledger: Ledger,
     /// How long it ran.
     pub ran: Duration,
+    /// Why it ended, if nobody asked it to.
+    pub fault: Option<RunError>,
 }
 
 /// What the main thread tells the pipeline's.
@@ -173,28 +174,17 @@ pub fn live(
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
     let signals = Signals::block().map_err(RunError::start("signals"))?;
     let proc = Proc::new("/proc");
-    let features = Features::probe(&proc);
-    let mut kernel = build::kernel(config, &features)?;
     let clock = Arc::new(Clock::new()?);
-    let closed: Arc<Mutex<Option<String>>> = Arc::default();
+    let features = Features::probe(&proc);
+    let closed = build::Closed::default();
+    let mut kernel = build::kernel(config, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
-    let (pipeline, counters, reader, receiver) = {
-        let counters = Arc::new(ReaderCounters::default());
-        let pipeline = build::pipeline(config, &kernel, &proc, &clock, filter, sink)?;
-        let (sender, receiver) = reader::queue(config.reader_queue);
-        let source = kernel.source();
-        let bell = Arc::clone(&bell);
-        let reader = Reader::spawn(
-            source,
-            sender,
-            Arc::clone(&counters),
-            None,
-            Box::new(move || {
-                let _ = &bell;
-            }),
-        )?;
-        (pipeline, counters, reader, receiver)
-    };
+    let pipeline = build::pipeline(config, &kernel, &features, &proc, &clock, filter, sink)?;
+    let counters = Arc::new(ReaderCounters::default());
+    let (sender, receiver) = reader::queue(config.reader_queue);
+    let source = std::mem::replace(&mut kernel.source, Source::Nothing);
+    let reader =
+        Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
     tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
     let (control, commands) = sync_channel(4);
@@ -256,15 +246,78 @@ pub fn live(
     }
     account(&mut ledger, &kernel.counters, &counters);
     close(&mut ledger, sink);
-    if let Some(fault) = fault {
-        return Err(fault);
+    let fault = fault.or_else(|| closed_reason(&closed)).or_else(|| read.err().map(RunError::from));
+    Ok(Summary { ledger, ran: began.elapsed(), fault })
+}
+
+fn closed_reason(closed: &build::Closed) -> Option<RunError> {
+    let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    reason.map(RunError::OutputClosed)
+}
+
+/// Writes the kernel's records to a file until a signal comes or the time is up; returns how many.
+///
+/// # Errors
+/// [`RunError`].
+pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
+    let config = request.config;
+    let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
+    let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
+    let signals = Signals::block().map_err(RunError::start("signals"))?;
+    let proc = Proc::new("/proc");
+    let clock = Clock::new()?;
+    let features = Features::probe(&proc);
+    let mut kernel = build::kernel(config, &features, &proc, &clock)?;
+    let header = build::recording_header(&kernel, &features, &proc, &clock)?;
+    let mut recorder = Recorder::create(file, &header)?;
+    let counters = Arc::new(ReaderCounters::default());
+    let (sender, receiver) = reader::queue(config.reader_queue);
+    let source = std::mem::replace(&mut kernel.source, Source::Nothing);
+    let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
+    let thread = std::thread::Builder::new()
+        .name("recorder".to_owned())
+        .spawn(move || -> Result<Recorder, RecordingError> {
+            loop {
+                match receiver.receive(PULSE) {
+                    Ok(batch) => {
+                        for sample in batch.iter() {
+                            recorder.write(sample)?;
+                        }
+                        receiver.recycle(batch);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(recorder),
+                }
+            }
+        })
+        .map_err(RunError::start("recorder thread"))?;
+    tracing::info!("ready");
+    let deadline = request.duration.map(|duration| Instant::now() + duration);
+    while !thread.is_finished() {
+        let pulse = Instant::now() + ROUND;
+        let until = deadline.map_or(pulse, |deadline| deadline.min(pulse));
+        match signals.wait(&bell, Some(until)).map_err(RunError::start("signals"))? {
+            Wake::Stop => break,
+            Wake::Timeout if deadline.is_some_and(|deadline| Instant::now() >= deadline) => break,
+            Wake::Timeout | Wake::Reload | Wake::Statistics | Wake::Bell => {}
+        }
     }
+    drop(kernel.loaded);
+    reader.stop();
+    let read = reader.join();
+    let recorder = thread.join().map_err(|_panic| RunError::Panicked("recorder"))??;
+    let table = kernel.counters.read().map_err(RunError::start("kernel counters"))?;
+    let footer = Footer {
+        counters: RecordKind::ALL
+            .iter()
+            .map(|kind| {
+                let values = KernelCounter::ALL.iter().map(|counter| table.value(*kind, *counter));
+                (kind.name().to_owned(), values.collect())
+            })
+            .collect(),
+    };
     read?;
-    let late = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(reason) = late {
-        return Err(RunError::OutputClosed(reason));
-    }
-    Ok(Summary { ledger, ran: began.elapsed() })
+    Ok(recorder.finish(&footer)?)
 }
 
 /// Sends a recording through the pipeline.
@@ -275,7 +328,7 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let began = Instant::now();
     let recording = crate::recording::Recording::open(file)?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
-    let closed: Arc<Mutex<Option<String>>> = Arc::default();
+    let closed = build::Closed::default();
     let clock = Arc::new(Clock::new()?);
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let pipeline = build::replay(config, recording.header(), filter, sink)?;
@@ -294,12 +347,8 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let read = reader.join();
     received(&mut ledger, &counters);
     close(&mut ledger, sink);
-    let late = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(reason) = late {
-        return Err(RunError::OutputClosed(reason));
-    }
-    read?;
-    Ok(Summary { ledger, ran: began.elapsed() })
+    let fault = closed_reason(&closed).or_else(|| read.err().map(RunError::from));
+    Ok(Summary { ledger, ran: began.elapsed(), fault })
 }
 
 /// The pipeline's thread: batches as they come, and what is due by the clock.

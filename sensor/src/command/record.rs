@@ -1,0 +1,29 @@
+//! `sensor record FILE`.
+
+use crate::args::RecordArgs;
+use crate::command::Streams;
+use crate::command::run::{chain, load};
+use crate::config::Sources;
+use crate::exit::ExitStatus;
+use crate::run::{self, Request};
+
+/// Writes the kernel's records to a file.
+pub fn run(args: &RecordArgs, sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
+    let (loaded, _filter) = match load(sources) {
+        Ok(both) => both,
+        Err(fault) => return streams.refuse(&fault),
+    };
+    let capture = &args.capture;
+    let request =
+        Request { config: &loaded.config, duration: capture.duration, stats: capture.stats };
+    match run::record(&request, &args.file) {
+        Ok(records) => {
+            streams.complain(&format!("{records} records in {}", args.file.display()));
+            ExitStatus::Ok
+        }
+        Err(error) => {
+            streams.complain(&format!("sensor: {}", chain(&error)));
+            error.status()
+        }
+    }
+}

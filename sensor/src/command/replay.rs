@@ -1,0 +1,18 @@
+//! `sensor replay FILE`.
+
+use crate::args::ReplayArgs;
+use crate::command::Streams;
+use crate::command::run::{finish, load};
+use crate::config::Sources;
+use crate::exit::ExitStatus;
+use crate::run;
+
+/// Sends recorded kernel records through the pipeline again.
+pub fn run(args: &ReplayArgs, sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
+    let (loaded, filter) = match load(sources) {
+        Ok(both) => both,
+        Err(fault) => return streams.refuse(&fault),
+    };
+    let ended = run::replay(&loaded.config, filter, &args.file);
+    finish(ended, args.stats, streams)
+}

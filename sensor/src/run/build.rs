@@ -1,0 +1,358 @@
+//! Every part from the configuration: the kernel's side, the sink, the pipeline.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sensor_common::record::{Lane, RecordKind};
+use sensor_proto::json::Origin;
+use sensor_proto::v1;
+use uuid::Uuid;
+
+use super::RunError;
+use super::signal::Bell;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::enrich::container::Places;
+use crate::enrich::environment::Policy;
+use crate::enrich::hash::{Algorithms, HashConfig, HashPool};
+use crate::enrich::host;
+use crate::enrich::process::{Describer, Limits, ProcessTable};
+use crate::enrich::user::Users;
+use crate::filter::Filter;
+use crate::kernel::feature::Features;
+use crate::loader::{
+    self, ConnectingTable, Counters, Handles, LoadOptions, Loaded, OpenFiles, ReaderAwake, Ring,
+    Scope, Watch,
+};
+use crate::pipeline::{Backends, Output, Parts, Pipeline};
+use crate::probe::{Backend, BackendChoice};
+use crate::procfs::Proc;
+use crate::reader::{Batch, Source};
+use crate::recording::Header;
+use crate::selftest;
+use crate::sink::{self, Notice, SinkHandle};
+
+/// Namespace of agent ids made from machine ids.
+const AGENT_NAMESPACE: Uuid = Uuid::from_u128(0x9f1b_5a3c_61c4_4c9e_8f5e_2d0c_7a11_93e2);
+
+/// The kernel's side: programs attached, self-test done.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// Keeps the programs attached.
+    pub(super) loaded: Loaded,
+    /// The scope, kept open.
+    pub(super) scope: Option<Scope>,
+    /// Counters of the programs.
+    pub(super) counters: Counters,
+    /// TCP connects under way.
+    pub(super) connecting: ConnectingTable,
+    /// Created files still open.
+    pub(super) open_files: OpenFiles,
+    /// The self-test's child, whose events are no news.
+    pub(super) child_tgid: Option<u32>,
+    /// What the reader reads.
+    pub(super) source: Source,
+}
+
+/// Loads and attaches the programs and compares what they say of a known child with `/proc`.
+pub(super) fn kernel(
+    config: &Config,
+    features: &Features,
+    proc: &Proc,
+    clock: &Clock,
+) -> Result<Kernel, RunError> {
+    let scope = config.scope_cgroup.as_deref().map(Scope::open).transpose()?;
+    let ring = &config.ring;
+    let mut ring_bytes = LoadOptions::RING_BYTES;
+    for (lane, bytes) in [
+        (Lane::Process, ring.process_bytes),
+        (Lane::File, ring.file_bytes),
+        (Lane::Network, ring.network_bytes),
+        (Lane::Control, ring.control_bytes),
+    ] {
+        if let Some(slot) = ring_bytes.get_mut(lane as usize) {
+            *slot = bytes;
+        }
+    }
+    let options = LoadOptions {
+        backend: choice(config.backend),
+        watch: scope.as_ref().map_or(Watch::Machine, Watch::Scope),
+        ring_bytes,
+        ..LoadOptions::default()
+    };
+    let mut loaded = loader::load(features, &options)?;
+    let Handles { mut rings, counters, reader_awake, connecting, open_files } =
+        loaded.take_handles()?;
+    let report = {
+        let [process, ..] = &mut rings;
+        selftest::run(&mut loaded, process, scope.as_ref(), proc, clock)
+    };
+    for (kind, verdict) in [(RecordKind::Exec, &report.exec), (RecordKind::Exit, &report.exit)] {
+        match verdict {
+            selftest::Verdict::Passed { .. } => {
+                tracing::debug!(kind = kind.name(), %verdict, "self-test");
+            }
+            selftest::Verdict::Failed(_) => {
+                tracing::error!(kind = kind.name(), %verdict, "self-test");
+            }
+            selftest::Verdict::NotRun(_) => {
+                tracing::warn!(kind = kind.name(), %verdict, "self-test");
+            }
+        }
+    }
+    Ok(Kernel {
+        loaded,
+        scope,
+        counters,
+        connecting,
+        open_files,
+        child_tgid: report.child_tgid,
+        source: Source::Rings {
+            rings: Box::new(rings),
+            awake: reader_awake,
+            before: report.samples,
+        },
+    })
+}
+
+fn choice(choice: config::BackendChoice) -> BackendChoice {
+    match choice {
+        config::BackendChoice::Auto => BackendChoice::Auto,
+        config::BackendChoice::Fentry => BackendChoice::Fentry,
+        config::BackendChoice::Kprobe => BackendChoice::Kprobe,
+        config::BackendChoice::SyscallExit => BackendChoice::SyscallExit,
+    }
+}
+
+/// Why the sink takes no more, for the main thread.
+pub(super) type Closed = Arc<Mutex<Option<String>>>;
+
+/// Opens the output.
+pub(super) fn sink(
+    config: &Config,
+    clock: &Arc<Clock>,
+    closed: &Closed,
+    bell: &Arc<Bell>,
+) -> Result<SinkHandle, RunError> {
+    let (closed, bell) = (Arc::clone(closed), Arc::clone(bell));
+    let listener = Box::new(move |notice| match notice {
+        Notice::Failing(error) => tracing::error!(%error, "output fails, events wait"),
+        Notice::Recovered { after, lost } => {
+            tracing::warn!(?after, lost, "output works again");
+        }
+        Notice::NotRotated(error) => tracing::error!(%error, "output file cannot be rotated"),
+        Notice::Closed(error) => {
+            *closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            bell.ring();
+        }
+    });
+    let output = &config.output;
+    match &output.path {
+        None => sink::stdout::spawn(output.buffer_bytes, listener)
+            .map_err(|error| RunError::Output(error.into())),
+        Some(path) => {
+            let rotation = sink::file::Rotation {
+                bytes: output.rotate_bytes,
+                age: output.rotate_age,
+                keep: output.keep,
+            };
+            let clock = Arc::clone(clock);
+            let now = Box::new(move || clock.wall_now_ns().unwrap_or_default());
+            sink::file::spawn(path, rotation, now, output.buffer_bytes, listener)
+                .map_err(|error| RunError::Output(error.into()))
+        }
+    }
+}
+
+fn policy(config: &Config) -> Result<Policy, RunError> {
+    Policy::new(&config.environment.allow, &config.environment.redact)
+        .map_err(RunError::start("environment policy"))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        budget_bytes: config.process_table.budget_bytes,
+        grace: config.process_table.grace,
+    }
+}
+
+/// The pipeline of a live run, its table filled with what runs already.
+pub(super) fn pipeline(
+    config: &Config,
+    kernel: &Kernel,
+    features: &Features,
+    proc: &Proc,
+    clock: &Arc<Clock>,
+    filter: Filter,
+    sink: SinkHandle,
+) -> Result<Pipeline, RunError> {
+    let layout = kernel.loaded.layout().layout;
+    let places = Places::new(features.cgroup2.clone()).map_err(RunError::start("container search"))?;
+    let describer = Describer {
+        proc: proc.clone(),
+        clock: Arc::clone(clock),
+        layout,
+        policy: policy(config)?,
+        places,
+        live: true,
+    };
+    let boot_id = proc.boot_id().map_err(RunError::start("boot id"))?;
+    let mut table =
+        ProcessTable::new(limits(config), boot_id, kernel.scope.is_some(), describer);
+    let found = match &kernel.scope {
+        None => table.snapshot(),
+        Some(scope) => table.snapshot_cgroup(scope.path()),
+    }
+    .map_err(RunError::start("snapshot of processes"))?;
+    tracing::debug!(processes = found, "snapshot");
+    let hash = &config.hash;
+    let (pool, results) = HashPool::spawn(
+        HashConfig {
+            algorithms: Algorithms { md5: hash.md5, sha1: hash.sha1 },
+            threads: hash.threads,
+            file_bytes: hash.max_file_bytes,
+            timeout: hash.timeout,
+            waiting: hash.queue,
+            cache_entries: hash.cache_entries,
+            leases: hash.leases,
+            ..HashConfig::default()
+        },
+        proc.clone(),
+        Arc::clone(clock),
+    )
+    .map_err(RunError::start("hash pool"))?;
+    let facts = host::Facts::read(proc, clock);
+    let origin = Origin::new(&agent(&facts), &facts.host);
+    let backends = kernel
+        .loaded
+        .coverage()
+        .kinds
+        .iter()
+        .filter_map(|kind| Some((kind.kind, schema_backend(kind.chosen.as_ref()?.backend))))
+        .collect();
+    Ok(Pipeline::new(Parts {
+        layout,
+        clock: Arc::clone(clock),
+        live: true,
+        events: config.events.clone(),
+        backends,
+        own_child: kernel.child_tgid,
+        table,
+        users: Users::new(proc.clone(), config.user_varlink).map_err(RunError::start("user names"))?,
+        hashes: Some((pool, results)),
+        filter,
+        output: Output::new(config.output.format, origin, sink),
+        reorder: (config.reorder.window, config.reorder.capacity),
+        hold: config.hash.hold,
+    }))
+}
+
+fn schema_backend(backend: Backend) -> v1::Backend {
+    match backend {
+        Backend::Tracepoint => v1::Backend::Tracepoint,
+        Backend::Fentry => v1::Backend::Fentry,
+        Backend::Kprobe => v1::Backend::Kprobe,
+        Backend::SyscallExit => v1::Backend::SyscallExit,
+    }
+}
+
+/// This sensor: an id of the machine that does not tell its machine id, and a number of this run.
+fn agent(facts: &host::Facts) -> v1::Agent {
+    let id = Uuid::new_v5(&AGENT_NAMESPACE, facts.machine_id.as_deref().unwrap_or_default());
+    v1::Agent {
+        id: id.as_bytes().to_vec(),
+        epoch: Uuid::new_v4().as_bytes().to_vec(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema_version: sensor_proto::SCHEMA_VERSION,
+    }
+}
+
+/// The pipeline of a replay: nothing of this host is looked at.
+pub(super) fn replay(
+    config: &Config,
+    header: &Header,
+    filter: Filter,
+    sink: SinkHandle,
+) -> Result<Pipeline, RunError> {
+    let layout = header.kernel_layout();
+    let clock = Arc::new(Clock::fixed(header.wall_minus_boot_ns, header.tick_ns));
+    let boot_id: Uuid = header.boot_id.parse().map_err(RunError::start("boot id of the recording"))?;
+    let proc = Proc::new("/nonexistent");
+    let places = Places::new(None).map_err(RunError::start("container search"))?;
+    let describer = Describer {
+        proc: proc.clone(),
+        clock: Arc::clone(&clock),
+        layout,
+        policy: policy(config)?,
+        places,
+        live: false,
+    };
+    let table = ProcessTable::new(limits(config), boot_id.into_bytes(), false, describer);
+    let host = v1::Host {
+        os: Some(v1::OperatingSystem {
+            r#type: "linux".to_owned(),
+            kernel_release: header.kernel_release.clone(),
+            architecture: header.machine.clone(),
+            ..v1::OperatingSystem::default()
+        }),
+        boot_id: boot_id.as_bytes().to_vec(),
+        boot_time_ns: header.wall_minus_boot_ns,
+        ..v1::Host::default()
+    };
+    let agent = v1::Agent {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema_version: sensor_proto::SCHEMA_VERSION,
+        ..v1::Agent::default()
+    };
+    let backends: Backends = header
+        .backends
+        .iter()
+        .filter_map(|(kind, backend)| {
+            let kind = RecordKind::ALL.iter().find(|known| known.name() == kind)?;
+            Some((*kind, v1::Backend::from_short_name(backend)?))
+        })
+        .collect();
+    Ok(Pipeline::new(Parts {
+        layout,
+        clock,
+        live: false,
+        events: config.events.clone(),
+        backends,
+        own_child: None,
+        table,
+        users: Users::none(),
+        hashes: None,
+        filter,
+        output: Output::new(config.output.format, Origin::new(&agent, &host), sink),
+        reorder: (config.reorder.window, config.reorder.capacity),
+        hold: config.hash.hold,
+    }))
+}
+
+/// What a recording must say for its records to be read elsewhere.
+pub(super) fn recording_header(
+    kernel: &Kernel,
+    features: &Features,
+    proc: &Proc,
+    clock: &Clock,
+) -> Result<Header, RunError> {
+    let boot_id = proc.boot_id().map_err(RunError::start("boot id"))?;
+    let coverage = kernel.loaded.coverage();
+    Ok(Header {
+        abi_version: sensor_common::ABI_VERSION,
+        kernel_release: features.release.clone(),
+        machine: features.machine.clone(),
+        boot_id: Uuid::from_bytes(boot_id).to_string(),
+        wall_minus_boot_ns: clock.offset_ns(),
+        tick_ns: clock.tick_ns(),
+        layout: kernel.loaded.layout().layout.values.to_vec(),
+        backends: coverage
+            .kinds
+            .iter()
+            .filter_map(|kind| {
+                let backend = schema_backend(kind.chosen.as_ref()?.backend);
+                Some((kind.kind.name().to_owned(), backend.short_name().to_owned()))
+            })
+            .collect(),
+        coverage: serde_json::to_value(coverage).map_err(RunError::start("coverage"))?,
+    })
+}

@@ -22,12 +22,13 @@ use crate::clock::Clock;
 use crate::config::RuleAction;
 use crate::enrich::file::FileFacts;
 use crate::enrich::hash::{HashJob, HashPool, HashResult, Place, ProcessStart, What, Writers};
-use crate::enrich::process::{ProcessImage, ProcessTable};
-use crate::enrich::user::Users;
+use crate::enrich::process::{ProcessImage, ProcessKey, ProcessTable, describe};
+use crate::enrich::user::{Users, View};
 use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
 use crate::ledger::{Ledger, Row};
+use crate::procfs::{LazyProcess, Proc};
 
 mod hold;
 mod late;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub table: ProcessTable,
     /// Names of users and groups.
     pub users: Users,
+    /// Where processes are read for their names.
+    pub proc: Proc,
     /// The pool and its results; none in a replay.
     pub hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
     /// Rules.
@@ -129,6 +132,7 @@ pub struct Pipeline {
     own_child: Option<u32>,
     table: ProcessTable,
     users: Users,
+    proc: Proc,
     hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
     filter: Filter,
     aggregator: Aggregator,
@@ -161,6 +165,7 @@ impl Pipeline {
             own_child: parts.own_child,
             table: parts.table,
             users: parts.users,
+            proc: parts.proc,
             hashes: parts.hashes,
             filter: parts.filter,
             aggregator: Aggregator::default(),
@@ -486,9 +491,10 @@ impl Pipeline {
     ) {
         event.process = Some(v1::ProcessRef { tid: Some(header.pid), ..image.reference() });
         event.io_uring = event::by_io_uring(subject);
-        let mut credentials = event::credentials(&self.context(), subject);
-        if !same_users(image.process.credentials.as_ref(), &credentials) {
-            self.users.name(&mut credentials, header.tgid, subject.mnt_ns);
+        let mut credentials = describe::credentials(subject);
+        if !describe::same_ids(image.process.credentials.as_ref(), &credentials) {
+            let mut view = view(&self.proc, image);
+            self.users.name_credentials(&mut credentials, &mut view);
             event.credentials = Some(credentials);
         }
     }
@@ -516,8 +522,14 @@ impl Pipeline {
         }
         let users = &mut self.users;
         let pending = waits.clone();
+        let mut view = view(&self.proc, &image);
         let updated = self.table.update(image.key, image.process.exec_id, |process| {
-            users.name_process(process);
+            if let Some(credentials) = &mut process.credentials {
+                users.name_credentials(credentials, &mut view);
+            }
+            for file in process.image.iter_mut().chain(&mut process.script_chain) {
+                users.name_file(file, &mut view);
+            }
             for (slot, ready) in ready {
                 if let Some(file) = process_file(process, slot) {
                     ready.put(file);
@@ -628,7 +640,7 @@ impl Pipeline {
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
         sort(hash, Slot::Created, &mut waits, &mut ready);
         if let Some(file) = &mut body.file {
-            self.users.name_file(file, head.header.tgid, head.subject.mnt_ns);
+            self.users.name_file(file, &mut view(&self.proc, &actor));
             for (_, ready) in ready {
                 ready.put(file);
             }
@@ -738,7 +750,7 @@ impl Pipeline {
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
         sort(hash, Slot::Module, &mut waits, &mut ready);
         if let Some(file) = &mut body.file {
-            self.users.name_file(file, head.header.tgid, head.subject.mnt_ns);
+            self.users.name_file(file, &mut view(&self.proc, &actor));
             for (_, ready) in ready {
                 ready.put(file);
             }
@@ -811,7 +823,7 @@ impl Pipeline {
                         held.actor = Some(updated);
                     } else {
                         // The process runs another program by now: the row of this event is made by hand.
-                        held.actor = Some(self.table.amended(actor, |process| {
+                        held.actor = Some(actor.amended(|process| {
                             if let Some(file) = process_file(process, slot) {
                                 put_hash(file, result);
                             }
@@ -1058,14 +1070,13 @@ fn regular(file: &FileIdentity) -> bool {
     v1::FileType::from_mode(file.mode) == v1::FileType::Regular
 }
 
-/// Whether two credentials name the same users and groups, whatever their names.
-fn same_users(row: Option<&v1::Credentials>, now: &v1::Credentials) -> bool {
-    let Some(row) = row else { return false };
-    let users = |c: &v1::Credentials| {
-        [&c.real_user, &c.effective_user, &c.saved_user, &c.login_user].map(|user| user.as_ref().map(|user| user.id))
-    };
-    let groups = |c: &v1::Credentials| {
-        [&c.real_group, &c.effective_group, &c.saved_group].map(|group| group.as_ref().map(|group| group.id))
-    };
-    users(row) == users(now) && groups(row) == groups(now)
+/// Whose view of user names counts.
+fn view<'a>(proc: &'a Proc, image: &ProcessImage) -> View<'a> {
+    let namespaces = image.process.namespaces.as_ref();
+    let ProcessKey { tgid, start_ticks } = image.key;
+    View {
+        mnt_ns: namespaces.and_then(|namespaces| namespaces.mnt),
+        user_ns: namespaces.and_then(|namespaces| namespaces.user),
+        process: LazyProcess::new(proc, tgid, start_ticks),
+    }
 }

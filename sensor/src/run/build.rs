@@ -31,6 +31,8 @@ use crate::recording::Header;
 use crate::selftest;
 use crate::sink::{self, Notice, SinkHandle};
 
+/// Socket of systemd's user database.
+const VARLINK: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
 /// Namespace of agent ids made from machine ids.
 const AGENT_NAMESPACE: Uuid = Uuid::from_u128(0x9f1b_5a3c_61c4_4c9e_8f5e_2d0c_7a11_93e2);
 
@@ -237,7 +239,9 @@ pub(super) fn pipeline(
         backends,
         own_child: kernel.child_tgid,
         table,
-        users: Users::new(proc.clone(), config.user_varlink).map_err(RunError::start("user names"))?,
+        users: Users::new("/".into(), proc, config.user_varlink.then(|| VARLINK.into()))
+            .map_err(RunError::start("user names"))?,
+        proc: proc.clone(),
         hashes: Some((pool, results)),
         filter,
         output: Output::new(config.output.format, origin, sink),
@@ -319,7 +323,9 @@ pub(super) fn replay(
         backends,
         own_child: None,
         table,
-        users: Users::none(),
+        users: Users::new("/nonexistent".into(), &proc, None)
+            .map_err(RunError::start("user names"))?,
+        proc,
         hashes: None,
         filter,
         output: Output::new(config.output.format, Origin::new(&agent, &host), sink),

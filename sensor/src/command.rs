@@ -9,6 +9,10 @@ use crate::exit::ExitStatus;
 pub mod config;
 pub mod doctor;
 pub mod filter;
+pub mod log;
+pub mod record;
+pub mod replay;
+pub mod run;
 
 /// Standard output and standard error of a command.
 pub struct Streams<'a> {

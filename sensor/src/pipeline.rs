@@ -22,13 +22,11 @@ use crate::clock::Clock;
 use crate::config::RuleAction;
 use crate::enrich::file::FileFacts;
 use crate::enrich::hash::{HashJob, HashPool, HashResult, Place, ProcessStart, What, Writers};
-use crate::enrich::process::{ProcessImage, ProcessKey, ProcessTable, describe};
-use crate::enrich::user::{Users, View};
+use crate::enrich::process::{ProcessImage, ProcessTable, describe};
 use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
 use crate::ledger::{Ledger, Row};
-use crate::procfs::{LazyProcess, Proc};
 
 mod hold;
 mod late;
@@ -69,10 +67,6 @@ pub struct Parts {
     pub own_child: Option<u32>,
     /// Processes.
     pub table: ProcessTable,
-    /// Names of users and groups.
-    pub users: Users,
-    /// Where processes are read for their names.
-    pub proc: Proc,
     /// The pool and its results; none in a replay.
     pub hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
     /// Rules.
@@ -131,8 +125,6 @@ pub struct Pipeline {
     backends: Backends,
     own_child: Option<u32>,
     table: ProcessTable,
-    users: Users,
-    proc: Proc,
     hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
     filter: Filter,
     aggregator: Aggregator,
@@ -164,8 +156,6 @@ impl Pipeline {
             backends: parts.backends,
             own_child: parts.own_child,
             table: parts.table,
-            users: parts.users,
-            proc: parts.proc,
             hashes: parts.hashes,
             filter: parts.filter,
             aggregator: Aggregator::default(),
@@ -493,8 +483,7 @@ impl Pipeline {
         event.io_uring = event::by_io_uring(subject);
         let mut credentials = describe::credentials(subject);
         if !describe::same_ids(image.process.credentials.as_ref(), &credentials) {
-            let mut view = view(&self.proc, image);
-            self.users.name_credentials(&mut credentials, &mut view);
+            self.table.describer.name_credentials(&mut credentials, &image.process);
             event.credentials = Some(credentials);
         }
     }
@@ -520,16 +509,8 @@ impl Pipeline {
                 sort(hash, slot, &mut waits, &mut ready);
             }
         }
-        let users = &mut self.users;
         let pending = waits.clone();
-        let mut view = view(&self.proc, &image);
         let updated = self.table.update(image.key, image.process.exec_id, |process| {
-            if let Some(credentials) = &mut process.credentials {
-                users.name_credentials(credentials, &mut view);
-            }
-            for file in process.image.iter_mut().chain(&mut process.script_chain) {
-                users.name_file(file, &mut view);
-            }
             for (slot, ready) in ready {
                 if let Some(file) = process_file(process, slot) {
                     ready.put(file);
@@ -640,7 +621,7 @@ impl Pipeline {
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
         sort(hash, Slot::Created, &mut waits, &mut ready);
         if let Some(file) = &mut body.file {
-            self.users.name_file(file, &mut view(&self.proc, &actor));
+            self.table.describer.name_file(file, &actor.process);
             for (_, ready) in ready {
                 ready.put(file);
             }
@@ -750,7 +731,7 @@ impl Pipeline {
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
         sort(hash, Slot::Module, &mut waits, &mut ready);
         if let Some(file) = &mut body.file {
-            self.users.name_file(file, &mut view(&self.proc, &actor));
+            self.table.describer.name_file(file, &actor.process);
             for (_, ready) in ready {
                 ready.put(file);
             }
@@ -882,8 +863,8 @@ impl Pipeline {
             }
             (RuleAction::Aggregate, filter::Decision::Rule(rule, _)) => {
                 self.ledger.merged(row);
-                if let Some(full) = self.aggregator.push(&rule.id, event) {
-                    self.deliver(full, None, None);
+                for displaced in self.aggregator.push(&rule.id, event) {
+                    self.deliver(displaced, None, None);
                 }
                 return None;
             }
@@ -1070,13 +1051,3 @@ fn regular(file: &FileIdentity) -> bool {
     v1::FileType::from_mode(file.mode) == v1::FileType::Regular
 }
 
-/// Whose view of user names counts.
-fn view<'a>(proc: &'a Proc, image: &ProcessImage) -> View<'a> {
-    let namespaces = image.process.namespaces.as_ref();
-    let ProcessKey { tgid, start_ticks } = image.key;
-    View {
-        mnt_ns: namespaces.and_then(|namespaces| namespaces.mnt),
-        user_ns: namespaces.and_then(|namespaces| namespaces.user),
-        process: LazyProcess::new(proc, tgid, start_ticks),
-    }
-}

@@ -43,10 +43,11 @@ impl Row {
 
     /// Every row, in the order of print.
     pub fn all() -> impl Iterator<Item = Self> {
-        RecordKind::ALL
-            .iter()
-            .map(|kind| Self::Kind(*kind))
-            .chain([Self::Patch, Self::Aggregate, Self::Unknown])
+        RecordKind::ALL.iter().map(|kind| Self::Kind(*kind)).chain([
+            Self::Patch,
+            Self::Aggregate,
+            Self::Unknown,
+        ])
     }
 
     /// Its name.
@@ -273,13 +274,9 @@ impl Ledger {
     }
 
     /// A sample was no record; `row` is the kind that it claims to be.
-    pub fn decode_error(&mut self, reason: &str) {
+    pub fn decode_error(&mut self, row: Row, reason: &str) {
         bump(&mut self.decode_errors, reason, 1);
-        bump(
-            &mut self.row(Row::Unknown).daemon.lost_in_reader,
-            "decode_error",
-            1,
-        );
+        bump(&mut self.row(row).daemon.lost_in_reader, "decode_error", 1);
     }
 
     /// What the reader took and what it had to drop for a full queue, by kind slot and in all.

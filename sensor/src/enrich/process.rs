@@ -71,6 +71,21 @@ impl ProcessImage {
         })
     }
 
+    /// The same program with something told differently, apart from the table: for an event of a program that its
+    /// process no longer runs.
+    #[must_use]
+    pub fn amended(&self, change: impl FnOnce(&mut v1::Process)) -> Arc<Self> {
+        let mut process = self.process.clone();
+        change(&mut process);
+        Arc::new(Self {
+            key: self.key,
+            parent: self.parent,
+            process,
+            rendered: OnceLock::new(),
+            rendered_bytes: Arc::clone(&self.rendered_bytes),
+        })
+    }
+
     /// A reference to it for events: without a thread.
     #[must_use]
     pub fn reference(&self) -> v1::ProcessRef {

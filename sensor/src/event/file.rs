@@ -76,10 +76,7 @@ pub fn file_info(context: &Context<'_>, file: &FileIdentity, path: TextRef<'_>) 
 
 /// Body of a file creation.
 #[must_use]
-pub fn file_create(
-    context: &Context<'_>,
-    record: &Parsed<'_, FileCreateRecord>,
-) -> v1::FileCreate {
+pub fn file_create(context: &Context<'_>, record: &Parsed<'_, FileCreateRecord>) -> v1::FileCreate {
     let how = match record.head.how {
         create::OPEN => v1::FileCreateHow::Open,
         create::MKNOD => v1::FileCreateHow::Mknod,
@@ -91,9 +88,16 @@ pub fn file_create(
     };
     let mut file = file_info(context, &record.head.file, record.text(0));
     if how == v1::FileCreateHow::Symlink && file.link_target.is_none() {
-        file.absent.push(v1::Absent::new(number::LINK_TARGET, v1::AbsentReason::NotOnThisBackend));
+        file.absent.push(v1::Absent::new(
+            number::LINK_TARGET,
+            v1::AbsentReason::NotOnThisBackend,
+        ));
     }
-    v1::FileCreate { how: how.into(), file: Some(file), ..v1::FileCreate::default() }
+    v1::FileCreate {
+        how: how.into(),
+        file: Some(file),
+        ..v1::FileCreate::default()
+    }
 }
 
 /// Takes over what changed until the last writer closed the file: size, times, mode, owner, links.
@@ -121,11 +125,7 @@ pub fn merge_closed(info: &mut v1::FileInfo, closed: v1::FileInfo) {
 
 /// The kernel's `MKDEV(major, minor)` (20 bits of minor) as stat(2) has it (`new_encode_dev`).
 #[must_use]
-<<<<<<< HEAD
-pub(crate) fn user_device(device: u32) -> u32 {
-=======
 pub fn user_device(device: u32) -> u32 {
->>>>>>> 6a11629 (wip: run)
     let (major, minor) = (device >> 20, device & 0xf_ffff);
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }

@@ -144,6 +144,17 @@ impl Coverage {
         self.of(kind)?.chosen.as_ref().map(|chosen| chosen.backend)
     }
 
+    /// Hook family per kind, on one line.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let kinds: Vec<String> = self
+            .kinds
+            .iter()
+            .map(|kind| format!("{}={}", kind.kind.name(), kind.hook()))
+            .collect();
+        kinds.join(" ")
+    }
+
     /// Every attached program once, in the order in which they were attached.
     #[must_use]
     pub fn programs(&self) -> Vec<Attached> {

@@ -178,13 +178,13 @@ impl ConnectingTable {
         Ok(Self { map })
     }
 
-    /// Removes and returns up to `limit` entries that began more than `older_than_ns` before `now_boot_ns`: sockets that
-    /// went away without a state change that we saw.
+    /// Up to `limit` entries that began at least `older_than_ns` before `now_boot_ns`. They stay: their result may still
+    /// come.
     ///
     /// # Errors
     /// [`TableError`] with the errno of bpf(2), unless an entry vanished while it was looked at.
-    pub fn sweep(
-        &mut self,
+    pub fn older_than(
+        &self,
         now_boot_ns: u64,
         older_than_ns: u64,
         limit: usize,
@@ -206,7 +206,7 @@ impl ConnectingTable {
             match self.map.get(&key, 0) {
                 Ok(entry) => {
                     let age = now_boot_ns.saturating_sub(entry.header.time_boot_ns);
-                    if age > older_than_ns {
+                    if age >= older_than_ns {
                         old.push((key, entry));
                     }
                 }
@@ -214,16 +214,7 @@ impl ConnectingTable {
                 Err(error) => return Err(failed(error)),
             }
         }
-        let mut removed = Vec::with_capacity(old.len());
-        for (key, entry) in old {
-            match self.map.remove(&key) {
-                Ok(()) => removed.push((key, entry)),
-                // Its result came after all, and was reported by the programs.
-                Err(error) if vanished(&error) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(removed)
+        Ok(old)
     }
 }
 

@@ -31,13 +31,22 @@ pub(crate) struct Hold<T> {
 impl<T> Hold<T> {
     /// An empty hold for at most `capacity` events.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { queue: VecDeque::new(), first: 0, capacity: capacity.max(1), released_early: 0 }
+        Self {
+            queue: VecDeque::new(),
+            first: 0,
+            capacity: capacity.max(1),
+            released_early: 0,
+        }
     }
 
     /// Adds an event that waits for `waits` things until `deadline_ns` at the latest.
     pub(crate) fn push(&mut self, item: T, waits: u32, deadline_ns: u64) -> Ticket {
         let ticket = Ticket(self.next_ticket());
-        self.queue.push_back(Slot { item, waits, deadline_ns });
+        self.queue.push_back(Slot {
+            item,
+            waits,
+            deadline_ns,
+        });
         ticket
     }
 

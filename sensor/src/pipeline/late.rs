@@ -154,7 +154,9 @@ impl Late {
     pub(super) fn created(&mut self, record: &FileCreateRecord, path: Option<Vec<u8>>) {
         let key = (record.file_key, record.header.time_boot_ns);
         while self.open.len() >= self.open_capacity {
-            let Some(oldest) = self.open_order.pop_front() else { break };
+            let Some(oldest) = self.open_order.pop_front() else {
+                break;
+            };
             if self.open.remove(&oldest).is_some() {
                 self.forgotten += 1;
             }

@@ -60,12 +60,21 @@ impl<T> Reorder<T> {
     /// Adds an item.
     pub(crate) fn push(&mut self, time_boot_ns: u64, item: T) {
         self.arrivals += 1;
-        self.heap.push(Entry { time_boot_ns, arrival: self.arrivals, item });
+        self.heap.push(Entry {
+            time_boot_ns,
+            arrival: self.arrivals,
+            item,
+        });
     }
 
     /// The oldest item if it is due at `now_boot_ns`, or if there are too many.
     pub(crate) fn pop_due(&mut self, now_boot_ns: u64) -> Option<T> {
-        let due = self.heap.peek()?.time_boot_ns.saturating_add(self.window_ns) <= now_boot_ns;
+        let due = self
+            .heap
+            .peek()?
+            .time_boot_ns
+            .saturating_add(self.window_ns)
+            <= now_boot_ns;
         if !due {
             if self.heap.len() <= self.capacity {
                 return None;
@@ -77,17 +86,14 @@ impl<T> Reorder<T> {
 
     /// When the oldest item is due.
     pub(crate) fn next_due(&self) -> Option<u64> {
-        self.heap.peek().map(|entry| entry.time_boot_ns.saturating_add(self.window_ns))
+        self.heap
+            .peek()
+            .map(|entry| entry.time_boot_ns.saturating_add(self.window_ns))
     }
 
     /// Everything that waits, in no order.
     pub(crate) fn items(&self) -> impl Iterator<Item = &T> {
         self.heap.iter().map(|entry| &entry.item)
-    }
-
-    /// Items that wait.
-    pub(crate) fn len(&self) -> usize {
-        self.heap.len()
     }
 
     /// How often an item left early because there were too many.
@@ -124,6 +130,6 @@ mod tests {
         }
         assert_eq!(drain(&mut reorder, 0), [10]);
         assert_eq!(reorder.released_early(), 1);
-        assert_eq!(reorder.len(), 2);
+        assert_eq!(reorder.items().count(), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! Every part from the configuration: the kernel's side, the sink, the pipeline.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sensor_common::record::{Lane, RecordKind};
@@ -14,19 +15,16 @@ use crate::config::{self, Config};
 use crate::enrich::container::Places;
 use crate::enrich::environment::Policy;
 use crate::enrich::hash::{Algorithms, HashConfig, HashPool};
-use crate::enrich::host;
+use crate::enrich::host::{self, HostFacts};
 use crate::enrich::process::{Describer, Limits, ProcessTable};
 use crate::enrich::user::Users;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
-use crate::loader::{
-    self, ConnectingTable, Counters, Handles, LoadOptions, Loaded, OpenFiles, ReaderAwake, Ring,
-    Scope, Watch,
-};
+use crate::loader::{self, ConnectingTable, Counters, Handles, LoadOptions, Loaded, Scope, Watch};
 use crate::pipeline::{Backends, Output, Parts, Pipeline};
 use crate::probe::{Backend, BackendChoice};
 use crate::procfs::Proc;
-use crate::reader::{Batch, Source};
+use crate::reader::Source;
 use crate::recording::Header;
 use crate::selftest;
 use crate::sink::{self, Notice, SinkHandle};
@@ -47,12 +45,8 @@ pub(super) struct Kernel {
     pub(super) counters: Counters,
     /// TCP connects under way.
     pub(super) connecting: ConnectingTable,
-    /// Created files still open.
-    pub(super) open_files: OpenFiles,
     /// The self-test's child, whose events are no news.
     pub(super) child_tgid: Option<u32>,
-    /// What the reader reads.
-    pub(super) source: Source,
 }
 
 /// Loads and attaches the programs and compares what they say of a known child with `/proc`.
@@ -61,8 +55,12 @@ pub(super) fn kernel(
     features: &Features,
     proc: &Proc,
     clock: &Clock,
-) -> Result<Kernel, RunError> {
-    let scope = config.scope_cgroup.as_deref().map(Scope::open).transpose()?;
+) -> Result<(Kernel, Source), RunError> {
+    let scope = config
+        .scope_cgroup
+        .as_deref()
+        .map(Scope::open)
+        .transpose()?;
     let ring = &config.ring;
     let mut ring_bytes = LoadOptions::RING_BYTES;
     for (lane, bytes) in [
@@ -82,13 +80,21 @@ pub(super) fn kernel(
         ..LoadOptions::default()
     };
     let mut loaded = loader::load(features, &options)?;
-    let Handles { mut rings, counters, reader_awake, connecting, open_files } =
-        loaded.take_handles()?;
+    let Handles {
+        mut rings,
+        counters,
+        reader_awake,
+        connecting,
+        ..
+    } = loaded.take_handles()?;
     let report = {
         let [process, ..] = &mut rings;
         selftest::run(&mut loaded, process, scope.as_ref(), proc, clock)
     };
-    for (kind, verdict) in [(RecordKind::Exec, &report.exec), (RecordKind::Exit, &report.exit)] {
+    for (kind, verdict) in [
+        (RecordKind::Exec, &report.exec),
+        (RecordKind::Exit, &report.exit),
+    ] {
         match verdict {
             selftest::Verdict::Passed { .. } => {
                 tracing::debug!(kind = kind.name(), %verdict, "self-test");
@@ -101,19 +107,20 @@ pub(super) fn kernel(
             }
         }
     }
-    Ok(Kernel {
+    let kernel = Kernel {
         loaded,
         scope,
         counters,
         connecting,
         open_files,
         child_tgid: report.child_tgid,
-        source: Source::Rings {
-            rings: Box::new(rings),
-            awake: reader_awake,
-            before: report.samples,
-        },
-    })
+    };
+    let source = Source::Rings {
+        rings: Box::new(rings),
+        awake: reader_awake,
+        before: report.samples,
+    };
+    Ok((kernel, source))
 }
 
 fn choice(choice: config::BackendChoice) -> BackendChoice {
@@ -188,18 +195,24 @@ pub(super) fn pipeline(
     sink: SinkHandle,
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
-    let places = Places::new(features.cgroup2.clone()).map_err(RunError::start("container search"))?;
+    let places =
+        Places::new(features.cgroup2.clone()).map_err(RunError::start("container search"))?;
     let describer = Describer {
         proc: proc.clone(),
         clock: Arc::clone(clock),
         layout,
         policy: policy(config)?,
         places,
+        users: Users::new(
+            "/".into(),
+            proc,
+            config.user_varlink.then(|| VARLINK.into()),
+        )
+        .map_err(RunError::start("user names"))?,
         live: true,
     };
     let boot_id = proc.boot_id().map_err(RunError::start("boot id"))?;
-    let mut table =
-        ProcessTable::new(limits(config), boot_id, kernel.scope.is_some(), describer);
+    let mut table = ProcessTable::new(limits(config), boot_id, kernel.scope.is_some(), describer);
     let found = match &kernel.scope {
         None => table.snapshot(),
         Some(scope) => table.snapshot_cgroup(scope.path()),
@@ -209,7 +222,10 @@ pub(super) fn pipeline(
     let hash = &config.hash;
     let (pool, results) = HashPool::spawn(
         HashConfig {
-            algorithms: Algorithms { md5: hash.md5, sha1: hash.sha1 },
+            algorithms: Algorithms {
+                md5: hash.md5,
+                sha1: hash.sha1,
+            },
             threads: hash.threads,
             file_bytes: hash.max_file_bytes,
             timeout: hash.timeout,
@@ -222,8 +238,10 @@ pub(super) fn pipeline(
         Arc::clone(clock),
     )
     .map_err(RunError::start("hash pool"))?;
-    let facts = host::Facts::read(proc, clock);
-    let origin = Origin::new(&agent(&facts), &facts.host);
+    let host = HostFacts::new("/".into(), proc.clone(), clock)
+        .map_err(RunError::start("facts of the host"))?;
+    let agent = agent();
+    let origin = Origin::new(&agent, host.current());
     let backends = kernel
         .loaded
         .coverage()
@@ -238,13 +256,16 @@ pub(super) fn pipeline(
         events: config.events.clone(),
         backends,
         own_child: kernel.child_tgid,
+        host: Some((host, agent)),
         table,
-        users: Users::new("/".into(), proc, config.user_varlink.then(|| VARLINK.into()))
-            .map_err(RunError::start("user names"))?,
-        proc: proc.clone(),
         hashes: Some((pool, results)),
         filter,
-        output: Output::new(config.output.format, origin, sink),
+        output: Output::new(
+            config.output.format,
+            config.output.path.is_none(),
+            origin,
+            sink,
+        ),
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))
@@ -260,8 +281,9 @@ fn schema_backend(backend: Backend) -> v1::Backend {
 }
 
 /// This sensor: an id of the machine that does not tell its machine id, and a number of this run.
-fn agent(facts: &host::Facts) -> v1::Agent {
-    let id = Uuid::new_v5(&AGENT_NAMESPACE, facts.machine_id.as_deref().unwrap_or_default());
+fn agent() -> v1::Agent {
+    let machine = host::machine_id(Path::new("/")).unwrap_or_default();
+    let id = Uuid::new_v5(&AGENT_NAMESPACE, &machine);
     v1::Agent {
         id: id.as_bytes().to_vec(),
         epoch: Uuid::new_v4().as_bytes().to_vec(),
@@ -279,7 +301,10 @@ pub(super) fn replay(
 ) -> Result<Pipeline, RunError> {
     let layout = header.kernel_layout();
     let clock = Arc::new(Clock::fixed(header.wall_minus_boot_ns, header.tick_ns));
-    let boot_id: Uuid = header.boot_id.parse().map_err(RunError::start("boot id of the recording"))?;
+    let boot_id: Uuid = header
+        .boot_id
+        .parse()
+        .map_err(RunError::start("boot id of the recording"))?;
     let proc = Proc::new("/nonexistent");
     let places = Places::new(None).map_err(RunError::start("container search"))?;
     let describer = Describer {
@@ -288,6 +313,8 @@ pub(super) fn replay(
         layout,
         policy: policy(config)?,
         places,
+        users: Users::new("/nonexistent".into(), &proc, None)
+            .map_err(RunError::start("user names"))?,
         live: false,
     };
     let table = ProcessTable::new(limits(config), boot_id.into_bytes(), false, describer);
@@ -322,13 +349,16 @@ pub(super) fn replay(
         events: config.events.clone(),
         backends,
         own_child: None,
+        host: None,
         table,
-        users: Users::new("/nonexistent".into(), &proc, None)
-            .map_err(RunError::start("user names"))?,
-        proc,
         hashes: None,
         filter,
-        output: Output::new(config.output.format, Origin::new(&agent, &host), sink),
+        output: Output::new(
+            config.output.format,
+            config.output.path.is_none(),
+            Origin::new(&agent, &host),
+            sink,
+        ),
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 /// Where the lock files are.
-pub const FOLDER: &str = "/run/sensor";
+pub(crate) const FOLDER: &str = "/run/sensor";
 
 /// Why this instance may not run.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum InstanceError {
 
 /// Holds the lock as long as it lives.
 #[derive(Debug)]
-pub struct Instance {
+pub(crate) struct Instance {
     _lock: Flock<File>,
 }
 
@@ -42,19 +42,29 @@ impl Instance {
     ///
     /// # Errors
     /// [`InstanceError`].
-    pub fn claim(folder: &Path, scope: Option<&Path>) -> Result<Self, InstanceError> {
+    pub(crate) fn claim(folder: &Path, scope: Option<&Path>) -> Result<Self, InstanceError> {
         let name = match scope {
             None => "lock".to_owned(),
             Some(scope) => {
                 let id = fs::metadata(scope)
-                    .map_err(|source| InstanceError::Io { path: scope.to_owned(), source })?
+                    .map_err(|source| InstanceError::Io {
+                        path: scope.to_owned(),
+                        source,
+                    })?
                     .ino();
                 format!("lock-scope-{id}")
             }
         };
         let path = folder.join(name);
-        let io = |source| InstanceError::Io { path: path.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        let io = |source| InstanceError::Io {
+            path: path.clone(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(io)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -74,7 +84,10 @@ impl Instance {
                 let mut holder = String::new();
                 // What cannot be read is left out of the message; the lock is what counts.
                 let read = file.take(32).read_to_string(&mut holder);
-                let holder = read.ok().map(|_| holder.trim().to_owned()).unwrap_or_default();
+                let holder = read
+                    .ok()
+                    .map(|_| holder.trim().to_owned())
+                    .unwrap_or_default();
                 Err(InstanceError::Running { path, holder })
             }
             Err((_, errno)) => Err(io(errno.into())),

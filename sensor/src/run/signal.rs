@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the main thread was woken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
+pub(crate) enum Wake {
     /// SIGINT or SIGTERM.
     Stop,
     /// SIGHUP.
@@ -26,19 +26,19 @@ pub enum Wake {
 
 /// Lets another thread wake the main thread.
 #[derive(Debug)]
-pub struct Bell(EventFd);
+pub(crate) struct Bell(EventFd);
 
 impl Bell {
     /// Makes one.
     ///
     /// # Errors
     /// eventfd(2).
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         EventFd::new().map(Self)
     }
 
     /// Wakes the main thread; rings that are not heard yet are one ring.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if let Err(errno) = self.0.write(1) {
             tracing::debug!(%errno, "the bell did not ring");
         }
@@ -47,7 +47,7 @@ impl Bell {
 
 /// The blocked signals of this process.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     descriptor: SignalFd,
 }
 
@@ -56,7 +56,7 @@ impl Signals {
     ///
     /// # Errors
     /// pthread_sigmask(3), signalfd(2).
-    pub fn block() -> Result<Self, Errno> {
+    pub(crate) fn block() -> Result<Self, Errno> {
         let mut set = SigSet::empty();
         for signal in [
             Signal::SIGINT,
@@ -69,7 +69,8 @@ impl Signals {
             set.add(signal);
         }
         set.thread_block()?;
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let descriptor =
+            SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self { descriptor })
     }
 
@@ -77,10 +78,13 @@ impl Signals {
     ///
     /// # Errors
     /// poll(2), read(2).
-    pub fn wait(&self, bell: &Bell, until: Option<Instant>) -> Result<Wake, Errno> {
+    pub(crate) fn wait(&self, bell: &Bell, until: Option<Instant>) -> Result<Wake, Errno> {
         loop {
             while let Some(info) = self.descriptor.read_signal()? {
-                match i32::try_from(info.ssi_signo).ok().and_then(|s| Signal::try_from(s).ok()) {
+                match i32::try_from(info.ssi_signo)
+                    .ok()
+                    .and_then(|s| Signal::try_from(s).ok())
+                {
                     Some(Signal::SIGINT | Signal::SIGTERM) => return Ok(Wake::Stop),
                     Some(Signal::SIGHUP) => return Ok(Wake::Reload),
                     Some(Signal::SIGUSR1) => return Ok(Wake::Statistics),

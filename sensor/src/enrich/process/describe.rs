@@ -1,5 +1,7 @@
 //! What a process is, in the words of the schema: from its exec record, from its parent, or from `/proc`.
 
+use std::sync::Arc;
+
 use sensor_common::layout::{Field, KernelLayout};
 use sensor_common::record::{
     ExecRecord, ForkRecord, Header, Parsed, ScriptRecord, Subject, Text, exec_flag, namespace,
@@ -29,7 +31,7 @@ pub struct Describer {
     /// Where processes are read.
     pub proc: Proc,
     /// Times.
-    pub clock: Clock,
+    pub clock: Arc<Clock>,
     /// Which fields the kernel's records have.
     pub layout: KernelLayout,
     /// What of arguments and environment may be kept.

@@ -41,7 +41,7 @@ fn dispatch(args: &Args) -> ExitStatus {
         Some(Command::Run(run)) => command::run::run(&run.capture, &sources, &mut streams),
         Some(Command::Record(record)) => command::record::run(record, &sources, &mut streams),
         Some(Command::Replay(replay)) => command::replay::run(replay, &sources, &mut streams),
-        Some(Command::Doctor { .. }) => ExitStatus::Internal,
+        Some(Command::Doctor { json }) => command::doctor::run(*json, &sources, &mut streams),
         Some(Command::Config(config)) => command::config::run(config, &sources, &mut streams),
         Some(Command::Filter(filter)) => {
             command::filter::run(filter, &sources, &mut io::stdin().lock(), &mut streams)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::RunError;
 use super::signal::Bell;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::enrich::container::Places;
 use crate::enrich::environment::Policy;
 use crate::enrich::hash::{Algorithms, HashConfig, HashPool};
@@ -22,7 +22,7 @@ use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::loader::{self, ConnectingTable, Counters, Handles, LoadOptions, Loaded, Scope, Watch};
 use crate::pipeline::{Backends, Output, Parts, Pipeline};
-use crate::probe::{Backend, BackendChoice};
+use crate::probe::Backend;
 use crate::procfs::Proc;
 use crate::reader::Source;
 use crate::recording::Header;
@@ -74,7 +74,7 @@ pub(super) fn kernel(
         }
     }
     let options = LoadOptions {
-        backend: choice(config.backend),
+        backend: config.backend,
         watch: scope.as_ref().map_or(Watch::Machine, Watch::Scope),
         ring_bytes,
         ..LoadOptions::default()
@@ -112,7 +112,6 @@ pub(super) fn kernel(
         scope,
         counters,
         connecting,
-        open_files,
         child_tgid: report.child_tgid,
     };
     let source = Source::Rings {
@@ -123,14 +122,6 @@ pub(super) fn kernel(
     Ok((kernel, source))
 }
 
-fn choice(choice: config::BackendChoice) -> BackendChoice {
-    match choice {
-        config::BackendChoice::Auto => BackendChoice::Auto,
-        config::BackendChoice::Fentry => BackendChoice::Fentry,
-        config::BackendChoice::Kprobe => BackendChoice::Kprobe,
-        config::BackendChoice::SyscallExit => BackendChoice::SyscallExit,
-    }
-}
 
 /// Why the sink takes no more, for the main thread.
 pub(super) type Closed = Arc<Mutex<Option<String>>>;

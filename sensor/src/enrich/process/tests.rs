@@ -22,7 +22,7 @@ fn describer(proc: &Path, live: bool) -> Describer {
     Describer {
         users: Users::new("/nonexistent".into(), &proc, None).unwrap(),
         proc,
-        clock: Clock::fixed(1_000, TICK),
+        clock: Arc::new(Clock::fixed(1_000, TICK)),
         layout: KernelLayout::EMPTY,
         policy: Policy::new(ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT).unwrap(),
         places: Places::new(None).unwrap(),

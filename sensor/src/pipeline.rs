@@ -805,10 +805,9 @@ impl Pipeline {
                     EarlyHash::Known(..) | EarlyHash::None | EarlyHash::Refused => {
                         if let (Some(held), Some(ready)) =
                             (self.hold.get_mut(ticket), Ready::of(hash))
+                            && let Some(file) = event_file(&mut held.event, Slot::Created)
                         {
-                            if let Some(file) = event_file(&mut held.event, Slot::Created) {
-                                ready.put(file);
-                            }
+                            ready.put(file);
                         }
                         self.hold.arrived(ticket);
                     }
@@ -1183,7 +1182,9 @@ impl Ready {
 fn sort(hash: EarlyHash, slot: Slot, waits: &mut Vec<(u64, Slot)>, ready: &mut Vec<(Slot, Ready)>) {
     match hash {
         EarlyHash::Asked(token) => waits.push((token, slot)),
-        other => ready.extend(Ready::of(other).map(|hash| (slot, hash))),
+        EarlyHash::None | EarlyHash::Known(..) | EarlyHash::Refused => {
+            ready.extend(Ready::of(hash).map(|hash| (slot, hash)));
+        }
     }
 }
 

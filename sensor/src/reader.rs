@@ -667,6 +667,8 @@ mod tests {
             machine: String::new(),
             boot_id: String::new(),
             wall_minus_boot_ns: 0,
+            tick_ns: 10_000_000,
+            backends: [].into(),
             layout: Vec::new(),
             coverage: serde_json::Value::Null,
         };

@@ -122,7 +122,6 @@ pub(super) fn kernel(
     Ok((kernel, source))
 }
 
-
 /// Why the sink takes no more, for the main thread.
 pub(super) type Closed = Arc<Mutex<Option<String>>>;
 

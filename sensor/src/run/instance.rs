@@ -120,6 +120,6 @@ mod tests {
         let _host = Instance::claim(folder.path(), None).unwrap();
         let _one = Instance::claim(folder.path(), Some(one.path())).unwrap();
         let _two = Instance::claim(folder.path(), Some(two.path())).unwrap();
-        assert!(Instance::claim(folder.path(), Some(one.path())).is_err());
+        Instance::claim(folder.path(), Some(one.path())).unwrap_err();
     }
 }

@@ -367,7 +367,7 @@ fn an_unknown_actor_is_made_from_its_record() {
 fn an_unknown_actor_is_completed_from_proc_if_it_is_still_the_same() {
     let own = Proc::default().own().unwrap().stat().unwrap();
     let mut table = table_of(1 << 20, false, Path::new("/proc"), true);
-    table.describer.clock = Clock::new().unwrap();
+    table.describer.clock = Arc::new(Clock::new().unwrap());
     let start = table.describer.clock.ticks_to_boot_ns(own.start_ticks) + 1;
     let actor = table.actor(
         &header(RecordKind::Connect, own.pid, start, start + 1),
@@ -390,7 +390,7 @@ fn an_unknown_actor_is_completed_from_proc_if_it_is_still_the_same() {
 #[test]
 fn a_snapshot_of_this_host_has_this_process_and_its_ancestors() {
     let mut table = table_of(64 << 20, false, Path::new("/proc"), true);
-    table.describer.clock = Clock::new().unwrap();
+    table.describer.clock = Arc::new(Clock::new().unwrap());
     assert!(table.snapshot().unwrap() > 1);
     check_accounts(&table);
     let own = Proc::default().own().unwrap().stat().unwrap();

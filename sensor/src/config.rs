@@ -62,8 +62,6 @@ pub struct Config {
     pub environment: EnvironmentConfig,
     /// Ask systemd's user database for names.
     pub user_varlink: bool,
-    /// Tell containers.
-    pub container_enabled: bool,
     /// Where events go.
     pub output: OutputConfig,
     /// Filter rules, in order; not compiled yet.
@@ -778,7 +776,6 @@ impl TryFrom<ConfigFile> for Config {
                 redact: checks.names("environment.redact", file.environment.redact),
             },
             user_varlink: file.user.varlink,
-            container_enabled: file.container.enabled,
             output: OutputConfig {
                 format: output.format,
                 path: checks.absolute("output.path", output.path),

@@ -25,12 +25,59 @@ source replaces that of an earlier one, except `[[filter.rule]]`, whose rules fo
 Sizes and times are texts with a unit: `\"64MiB\"` (B, KiB, MiB, GiB, TiB), `\"5s\"` (us, ms, s, m, h, d). Paths are
 absolute. `sensor config check` tells every error with file, line, column and key; `sensor config show` prints what is in
 effect; `sensor config schema` prints a JSON schema for editors.
+
+## Example
+
+```toml
+";
+
+/// Stands in docs/config.md; a test reads and compiles it.
+pub(crate) const EXAMPLE: &str = r#"[events]
+enabled = ["exec", "exit", "file_create", "connect", "module_load"]
+
+[output]
+path = "/var/log/sensor/events.json"
+rotate_size = "1GiB"
+keep = 3
+
+# First match wins: what is created below /etc is always reported, whoever does it,
+[[filter.rule]]
+id = "keep-etc"
+action = "include"
+event = ["file_create"]
+file_path = ["/etc/**"]
+
+# builds are not,
+[[filter.rule]]
+id = "builds"
+action = "exclude"
+event = ["file_create"]
+image_path = ["/usr/bin/{cc,ld,make,cargo}", "/usr/lib/gcc/**"]
+user = ["1000-59999"]
+
+# and what the database connects to inside is counted, not listed.
+[[filter.rule]]
+id = "database"
+action = "aggregate"
+event = ["connect"]
+image_path = ["/usr/lib/postgresql/**"]
+remote_ip = ["loopback", "10.0.0.0/8"]
+"#;
+
+/// What is said about rules beside their table.
+const RULES: &str = "
+`sensor filter check FILE` tells every error of a file of rules (`[[rule]]` tables, as in `filter.rules_file`),
+`sensor filter explain` prints each rule with how it is looked up and where it runs, and `sensor filter test --event JSON`
+says which rule decides about an event of the sensor's own output. All rules run in the daemon, after enrichment; what
+happens to processes is followed whether or not it is reported. Every dropped event is counted under its rule's id; merged
+ones leave as `aggregate` events, one per process, rule and type every 10 seconds, with their exact count and the first of
+them whole. An event that is dropped or merged has no patch events.
 ";
 
 /// docs/config.md: every key with its type, default and meaning.
 pub fn docs_markdown() -> String {
     let schema = schemars::schema_for!(ConfigFile).to_value();
-    let mut out = String::from(INTRODUCTION);
+    let mut out = [INTRODUCTION, EXAMPLE, "```\n"].concat();
     let defaults = serde_json::to_value(ConfigFile::default()).unwrap_or_default();
     for (name, table) in properties(&schema, &schema) {
         section(
@@ -44,6 +91,7 @@ pub fn docs_markdown() -> String {
     if let Some(rule) = schema.pointer("/$defs/FilterRule") {
         section(&mut out, &schema, "[[filter.rule]]", rule, None);
     }
+    out.push_str(RULES);
     out
 }
 

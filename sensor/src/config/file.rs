@@ -35,8 +35,6 @@ pub struct ConfigFile {
     pub environment: EnvironmentTable,
     /// Names of users and groups.
     pub user: UserTable,
-    /// Containers.
-    pub container: ContainerTable,
     /// Where events go.
     pub output: OutputTable,
     /// Which events are dropped or merged on purpose. Rules are read again on SIGHUP; every other change needs a restart.
@@ -397,20 +395,6 @@ pub struct UserTable {
 impl Default for UserTable {
     fn default() -> Self {
         Self { varlink: true }
-    }
-}
-
-/// `[container]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ContainerTable {
-    /// Tell the container of a process, by its cgroup.
-    pub enabled: bool,
-}
-
-impl Default for ContainerTable {
-    fn default() -> Self {
-        Self { enabled: true }
     }
 }
 

@@ -356,6 +356,24 @@ fn explains_what_it_looks_up_and_how() {
 }
 
 #[test]
+fn the_documented_example_compiles() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(
+        directory.path().join("sensor.toml"),
+        crate::config::document::EXAMPLE,
+    )
+    .unwrap();
+    let loaded = crate::config::load(&crate::config::Sources {
+        file: None,
+        directory: directory.path().to_owned(),
+        overrides: crate::config::Overrides::default(),
+    })
+    .unwrap();
+    let filter = Filter::from_config(&loaded).unwrap();
+    assert_eq!(filter.rules().count(), 3);
+}
+
+#[test]
 fn wrong_rules_are_refused_whole_and_all_faults_told() {
     let errors = Filter::compile(&rules(
         "[[rule]]\nid = 'a b'\naction = 'include'\nremote_ip = ['10.0.0.0/8', '10.0.0.0/33', 'nowhere']\n\

@@ -2,6 +2,7 @@
 //! delivered has left the process.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -11,28 +12,33 @@ use crate::sink::{Listener, SinkHandle, Target};
 /// How long a descriptor that does not block is waited for at a time.
 const POLL: Duration = Duration::from_millis(100);
 
-struct Stdout;
+struct Descriptor(OwnedFd);
 
 /// Starts the sink; its queue takes so many bytes.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// When standard output was closed before the start, or the thread cannot be started.
 pub fn spawn(capacity_bytes: usize, listener: Listener) -> io::Result<SinkHandle> {
-    SinkHandle::spawn("sink-stdout", Stdout, capacity_bytes, listener)
+    let descriptor = rustix::stdio::stdout().try_clone_to_owned()?;
+    SinkHandle::spawn(
+        "sink-stdout",
+        Descriptor(descriptor),
+        capacity_bytes,
+        listener,
+    )
 }
 
-impl Target for Stdout {
+impl Target for Descriptor {
     fn begin(&mut self, _length: usize, _listener: &Listener) -> io::Result<()> {
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stdout = rustix::stdio::stdout();
         loop {
-            match rustix::io::write(stdout, bytes) {
+            match rustix::io::write(&self.0, bytes) {
                 // Whoever shares the terminal or pipe may have made it non-blocking.
                 Err(rustix::io::Errno::AGAIN) => {
-                    let mut waiting = [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)];
+                    let mut waiting = [PollFd::new(&self.0, PollFlags::OUT)];
                     let time = rustix::event::Timespec::try_from(POLL).ok();
                     match rustix::event::poll(&mut waiting, time.as_ref()) {
                         Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -67,4 +73,81 @@ pub fn is_terminal() -> bool {
 pub fn width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, pipe};
+    use std::sync::mpsc;
+
+    use sensor_proto::v1::EventType;
+
+    use super::*;
+    use crate::sink::{Batch, Notice, OUTPUT_CLOSED, total};
+
+    fn batch(line: &str) -> Batch {
+        let mut batch = Batch {
+            lines: line.as_bytes().to_vec(),
+            ..Batch::default()
+        };
+        batch.count(EventType::Exec);
+        batch
+    }
+
+    fn sink(descriptor: OwnedFd) -> (SinkHandle, mpsc::Receiver<Notice>) {
+        let (tell, notices) = mpsc::channel();
+        let listener: Listener = Box::new(move |notice| drop(tell.send(notice)));
+        let sink = SinkHandle::spawn("test", Descriptor(descriptor), 1 << 20, listener).unwrap();
+        (sink, notices)
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_closes_the_sink() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let (sink, notices) = sink(writer.into());
+        sink.send(batch("line\n"));
+        let Notice::Closed(error) = notices.recv().unwrap() else {
+            panic!("not told")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let account = total(sink.close_and_join(Duration::from_secs(20)).values());
+        assert_eq!((account.acked, account.lost[OUTPUT_CLOSED]), (0, 1));
+    }
+
+    /// A descriptor that does not block, and a reader slower than the writer: nothing is lost, torn or told.
+    #[test]
+    fn a_descriptor_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let (sink, notices) = sink(writer.into());
+        let long = "x".repeat(300_000) + "\n";
+        sink.send(batch(&long));
+        sink.send(batch("short\n"));
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        let account = total(sink.close_and_join(Duration::from_secs(20)).values());
+        assert_eq!(account.acked, 2);
+        assert_eq!(reading.join().unwrap(), long + "short\n");
+        notices.try_recv().unwrap_err();
+    }
+
+    #[test]
+    fn a_full_device_is_tried_again() {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let (sink, notices) = sink(full.into());
+        sink.send(batch("line\n"));
+        let Notice::Failing(error) = notices.recv().unwrap() else {
+            panic!("not told")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let account = total(sink.close_and_join(Duration::from_millis(100)).values());
+        assert_eq!((account.sealed, account.acked), (1, 0));
+    }
 }

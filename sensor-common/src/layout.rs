@@ -391,11 +391,13 @@ pub enum Field {
     RegsCx,
     /// `socket.state`
     SocketState,
+    /// `signal_struct.nr_threads`
+    SignalNrThreads,
 }
 
 impl Field {
     /// How many there are.
-    pub const COUNT: usize = 158;
+    pub const COUNT: usize = 159;
 
     /// All of them, in index order.
     pub const ALL: [Self; Self::COUNT] = [
@@ -557,6 +559,7 @@ impl Field {
         Self::RegsBx,
         Self::RegsCx,
         Self::SocketState,
+        Self::SignalNrThreads,
     ];
 
     /// Where its value comes from.
@@ -748,6 +751,7 @@ impl Field {
             Self::RegsBx => m(&["pt_regs.bx"], 8),
             Self::RegsCx => m(&["pt_regs.cx"], 8),
             Self::SocketState => m(&["socket.state"], 4),
+            Self::SignalNrThreads => m(&["signal_struct.nr_threads"], 4),
         }
     }
 }

@@ -15,8 +15,7 @@ pub(crate) const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 /// `inode->i_mode`: include/uapi/linux/stat.h.
 pub(crate) const S_IFMT: u32 = 0o170_000;
 pub(crate) const S_IFSOCK: u32 = 0o140_000;
-pub(crate) const S_IFLNK: u32 = 0o120_000;
-pub(crate) const S_IFDIR: u32 = 0o040_000;
+pub(crate) const S_IFREG: u32 = 0o100_000;
 
 const NSEC_PER_SEC: i64 = 1_000_000_000;
 /// Kernels with multigrain timestamps keep "was queried" in the top bit of the ctime's nanoseconds.

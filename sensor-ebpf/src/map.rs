@@ -9,16 +9,19 @@ use core::ptr;
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, CgroupArray, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use sensor_common::counter::{COUNTER_COUNT, KernelCounter};
 use sensor_common::map::{CONNECTING_ENTRIES, Connecting, OPEN_FILES_ENTRIES, OpenFile};
 use sensor_common::record::{FileIdentity, Lane, RecordKind};
 
 use crate::emit::{EXEC_BYTES, PATH_BYTES, Scratch};
+use crate::read;
 
 /// Threads that are inside a call of one kind at the same time. An entry that a failed call leaves behind goes with
 /// the thread's next call or its end.
 const CALLS: u32 = 8192;
+/// Flag of `bpf_map_update_elem`.
+const BPF_NOEXIST: u64 = 1;
 
 /// Sizes are defaults; the loader sets others.
 #[map(name = "ring_process")]
@@ -55,18 +58,30 @@ pub(crate) static OPEN_FILES: HashMap<u64, OpenFile> =
 #[map(name = "script_calls")]
 pub(crate) static SCRIPT_CALLS: HashMap<u64, u64> = HashMap::with_max_entries(CALLS, 0);
 
-/// A link(2) that is under way.
+/// The making of a name (mknod, mkdir, symlink, link) that is under way.
 #[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct LinkCall {
-    /// Address of the new name's dentry.
-    pub(crate) dentry: u64,
-    /// A value of [`sensor_common::record::create`].
-    pub(crate) how: u64,
+pub(crate) struct PathCall {
+    /// Whose; 0: nobody's.
+    thread: u64,
+    mount: u64,
+    dentry: u64,
+    how: u64,
+    /// Exclusive or of the others: two threads that wrote at the same time are found out.
+    check: u64,
 }
 
-#[map(name = "link_calls")]
-pub(crate) static LINK_CALLS: HashMap<u64, LinkCall> = HashMap::with_max_entries(CALLS, 0);
+/// One entry per thread as long as thread ids do not collide: opens that create a file pass here too, for whom a hash
+/// would cost more than all the rest. A collision within the microseconds that an entry is needed is a counted loss
+/// (but for mknod of a regular file, which looks like an open until it goes on).
+#[map(name = "path_calls")]
+static PATH_CALLS: Array<PathCall> = Array::with_max_entries(PATH_CALL_MASK + 1, 0);
+
+const PATH_CALL_MASK: u32 = 8191;
+
+/// Processes of several threads whose end was reported: threads that end at the same time may all see that none lives.
+/// An LRU: an entry is needed for microseconds.
+#[map(name = "ended")]
+static ENDED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// Bytes of a socket address that are kept: `sockaddr_un` and its family.
 pub(crate) const ADDRESS_BYTES: usize = 110;
@@ -213,6 +228,78 @@ fn add_one(value: *mut u64) {
 pub(crate) fn processor() -> u32 {
     // SAFETY: no argument, no condition.
     unsafe { bpf_get_smp_processor_id() }
+}
+
+/// Keeps what the current thread is about to make; `dentry` and `mount` are addresses. Gives the `how` of another
+/// thread's entry that had to give way.
+#[inline(always)]
+pub(crate) fn keep_path_call(thread: u64, mount: u64, dentry: u64, how: u32) -> Option<u32> {
+    let call = path_call(thread)?;
+    let displaced = (call.thread != 0 && call.thread != thread).then_some(call.how as u32);
+    set(&mut call.thread, thread);
+    set(&mut call.mount, mount);
+    set(&mut call.dentry, dentry);
+    set(&mut call.how, u64::from(how));
+    call.check = sum(call);
+    displaced
+}
+
+/// What the current thread is about to make, if it is `dentry`: mount and how.
+#[inline(always)]
+pub(crate) fn kept_path_call(thread: u64, dentry: u64) -> Option<(u64, u32)> {
+    let call = path_call(thread)?;
+    let whole = call.check == sum(call);
+    if call.thread != thread || call.dentry != dentry || !whole {
+        return None;
+    }
+    Some((call.mount, call.how as u32))
+}
+
+/// Of numbers as they lie in the map: the arguments that they came from are pointers to the verifier.
+#[inline(always)]
+fn sum(call: &PathCall) -> u64 {
+    get(&call.thread) ^ get(&call.mount) ^ get(&call.dentry) ^ get(&call.how)
+}
+
+#[inline(always)]
+fn get(word: &u64) -> u64 {
+    // SAFETY: a reference is valid.
+    let value = unsafe { ptr::read_volatile(word) };
+    read::opaque(value)
+}
+
+#[inline(always)]
+fn set(word: &mut u64, value: u64) {
+    // SAFETY: a reference is valid.
+    unsafe { ptr::write_volatile(word, value) };
+}
+
+/// Ends what the current thread was about to make.
+#[inline(always)]
+pub(crate) fn forget_path_call(thread: u64) {
+    if let Some(call) = path_call(thread)
+        && call.thread == thread
+    {
+        call.thread = 0;
+    }
+}
+
+#[inline(always)]
+fn path_call(thread: u64) -> Option<&'static mut PathCall> {
+    let call = PATH_CALLS.get_ptr_mut(thread as u32 & PATH_CALL_MASK)?;
+    // SAFETY: the map's memory stays valid while a program runs; a torn entry is found out by its check.
+    Some(unsafe { &mut *call })
+}
+
+/// Whether nobody reported the end of `process` yet. `alone`: no other thread of it is left, so that none can come
+/// after, and only one before.
+#[inline(always)]
+pub(crate) fn claim_end(process: u64, alone: bool) -> bool {
+    if alone {
+        ENDED.get_ptr(process).is_none()
+    } else {
+        ENDED.insert(process, 0, BPF_NOEXIST).is_ok()
+    }
 }
 
 /// Inserts a copy of `value` under `key`; whether there was room.

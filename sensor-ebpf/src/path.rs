@@ -220,6 +220,8 @@ unsafe fn step(walk: *mut Walk) -> bool {
     // SAFETY: a masked position is inside the buffer.
     unsafe { ptr::write_volatile(slash, b'/') };
     let name = load(&raw const state.link[2]);
+    // Again, since the comparison above made 6.12 forget the bound.
+    let length = read::mask::<NAME_MASK>(length);
     // SAFETY: behind every masked position there is room for a name.
     unsafe { read::probe_read_kernel(slash.wrapping_add(1), length, name) };
     store(&raw mut state.position, position);

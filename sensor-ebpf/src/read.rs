@@ -182,6 +182,16 @@ pub(crate) fn masked(value: u64, mask: u64) -> u64 {
     value
 }
 
+/// The same value, of which the compiler does not know that it is: it would put one register in place of another that
+/// it knows to be equal, and the verifier tells pointers from numbers.
+#[inline(always)]
+pub(crate) fn opaque(value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: arithmetic on one register. Not an empty text: it would give one instruction two lines of BTF.
+    unsafe { asm!("{0} |= 0", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
+
 /// Numbers of the helpers that aya's bindings give a 32-bit length: the casts cost the verifier the bounds.
 const PROBE_READ_USER: usize = 112;
 const PROBE_READ_KERNEL: usize = 113;

@@ -22,8 +22,13 @@ pub(crate) fn exit(context: BtfTracePointContext) -> Option<()> {
     if Typed::number::<u32>(signal, Field::SignalLive)? != 0 {
         return None;
     }
+    let leader = Typed::pointer(task, Field::TaskGroupLeader);
+    // Threads that end at the same time may all find 0: the first one reports.
+    let alone = Typed::number::<u32>(signal, Field::SignalNrThreads) == Some(1);
+    if !map::claim_end(identity(task, leader), alone) {
+        return None;
+    }
     fixed::<ExitRecord>(CurrentArgument(task), |record| {
-        let leader = Typed::pointer(task, Field::TaskGroupLeader);
         record.status = status(signal, leader);
         record.parent_tgid = Typed::pointer(task, Field::TaskRealParent)
             .and_then(|parent| Typed::number(parent, Field::TaskTgid))
@@ -40,11 +45,21 @@ pub(crate) fn exit(context: BtfTracePointContext) -> Option<()> {
     Some(())
 }
 
+/// Tells this process from every other that ends about now.
+#[inline(always)]
+fn identity(task: Object, leader: Option<Object>) -> u64 {
+    let tgid = Typed::number::<u32>(task, Field::TaskTgid).unwrap_or(0);
+    let start = leader
+        .and_then(|leader| Typed::number::<u64>(leader, Field::TaskStartBoottime))
+        .unwrap_or(0);
+    u64::from(tgid) << 32 ^ start
+}
+
 /// Drops what the ending thread's unfinished or failed calls left behind.
 #[inline(always)]
 fn forget_calls() {
     let thread = task::thread_key();
-    map::remove(&map::LINK_CALLS, thread);
+    map::forget_path_call(thread);
     map::remove(&map::CONNECT_CALLS, thread);
     map::remove(&map::MODULE_CALLS, thread);
     map::remove(&map::SCRIPT_CALLS, thread);

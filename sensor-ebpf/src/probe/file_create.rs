@@ -1,9 +1,9 @@
 //! A file was created.
 //!
 //! By open: `security_file_open(file)` with `FMODE_CREATED`. Otherwise (mknod, mkdir, symlink, link, bind of a unix
-//! socket): `done_path_create(path, dentry)`, called `end_creating_path` since 6.18, which ends every such system call
-//! with the new name's dentry. Names are created under the directory's lock and the dentry was negative before, so that
-//! an inode in it now means success; opens do not pass here.
+//! socket): `security_path_*` gives the directory's mount and the new dentry, and `security_d_instantiate(dentry,
+//! inode)` with the same dentry in the same thread is the success. An open that creates a file passes
+//! `security_path_mknod` and `security_d_instantiate` as well, but not `vfs_create`, which mknod of a regular file does.
 
 use aya_ebpf::macros::{fentry, kprobe};
 use aya_ebpf::programs::{FEntryContext, ProbeContext};
@@ -13,15 +13,14 @@ use sensor_common::map::{OpenFile, feature};
 use sensor_common::record::{FileCloseRecord, FileCreateRecord, create, file_flag};
 
 use crate::emit::{Draft, PATH_BYTES, Scratch, lost, start_of, tailed};
-use crate::file::{self, FMODE_CREATED, FMODE_NOACCOUNT, FMODE_WRITE};
-use crate::map::LinkCall;
+use crate::file::{self, FMODE_CREATED, FMODE_NOACCOUNT, FMODE_WRITE, S_IFMT, S_IFREG};
 use crate::path::{Bounded, Looped, Walker};
 use crate::read::{Access, Object, Probed, Typed};
 use crate::task::{self, Current, Place};
 use crate::{layout, map};
 
-/// Pointers from here on are errors (`IS_ERR`).
-const FIRST_ERROR: u64 = 0_u64.wrapping_sub(4095);
+/// Of a kept call: mknod of a regular file, or an open that creates one; not a value of [`create`].
+const PERHAPS_OPEN: u32 = 0;
 
 #[fentry(function = "security_file_open")]
 pub(crate) fn fopen_fe_b(context: FEntryContext) -> Option<()> {
@@ -43,35 +42,103 @@ pub(crate) fn fopen_kp_l(context: ProbeContext) -> Option<()> {
     opened::<Looped, Probed>(Object::new(context.arg(0)?)?)
 }
 
-#[fentry(function = "done_path_create")]
-pub(crate) fn made_fe_b(context: FEntryContext) -> Option<()> {
-    made::<Bounded, Typed>(Object::new(context.arg(0))?, Object::new(context.arg(1))?)
+/// `security_path_mknod(dir, dentry, mode, dev)`.
+#[fentry(function = "security_path_mknod")]
+pub(crate) fn mknod_fe(context: FEntryContext) -> Option<()> {
+    let mode: u64 = context.arg(2);
+    making::<Typed>(
+        Object::new(context.arg(0))?,
+        context.arg(1),
+        mknod_how(mode as u32),
+    )
 }
 
-#[fentry(function = "done_path_create")]
-pub(crate) fn made_fe_l(context: FEntryContext) -> Option<()> {
-    made::<Looped, Typed>(Object::new(context.arg(0))?, Object::new(context.arg(1))?)
+#[kprobe(function = "security_path_mknod")]
+pub(crate) fn mknod_kp(context: ProbeContext) -> Option<()> {
+    let mode: u64 = context.arg(2)?;
+    making::<Probed>(
+        Object::new(context.arg(0)?)?,
+        context.arg(1)?,
+        mknod_how(mode as u32),
+    )
 }
 
-#[kprobe(function = "done_path_create")]
-pub(crate) fn made_kp_b(context: ProbeContext) -> Option<()> {
-    made::<Bounded, Probed>(Object::new(context.arg(0)?)?, Object::new(context.arg(1)?)?)
+/// `vfs_create`, whose dentry is the second argument or the third, behind the mount's id map (5.12 to 6.18).
+#[fentry(function = "vfs_create")]
+pub(crate) fn vcreate_fe(context: FEntryContext) -> Option<()> {
+    regular_file(context.arg(1), context.arg(2))
 }
 
-#[kprobe(function = "done_path_create")]
-pub(crate) fn made_kp_l(context: ProbeContext) -> Option<()> {
-    made::<Looped, Probed>(Object::new(context.arg(0)?)?, Object::new(context.arg(1)?)?)
+#[kprobe(function = "vfs_create")]
+pub(crate) fn vcreate_kp(context: ProbeContext) -> Option<()> {
+    regular_file(context.arg(1)?, context.arg(2)?)
 }
 
-/// `security_path_link(old_dentry, new_dir, new_dentry)`: tells links from mknod.
+/// `security_path_mkdir(dir, dentry, mode)`.
+#[fentry(function = "security_path_mkdir")]
+pub(crate) fn mkdir_fe(context: FEntryContext) -> Option<()> {
+    making::<Typed>(Object::new(context.arg(0))?, context.arg(1), create::MKDIR)
+}
+
+#[kprobe(function = "security_path_mkdir")]
+pub(crate) fn mkdir_kp(context: ProbeContext) -> Option<()> {
+    making::<Probed>(
+        Object::new(context.arg(0)?)?,
+        context.arg(1)?,
+        create::MKDIR,
+    )
+}
+
+/// `security_path_symlink(dir, dentry, old_name)`.
+#[fentry(function = "security_path_symlink")]
+pub(crate) fn symlink_fe(context: FEntryContext) -> Option<()> {
+    making::<Typed>(
+        Object::new(context.arg(0))?,
+        context.arg(1),
+        create::SYMLINK,
+    )
+}
+
+#[kprobe(function = "security_path_symlink")]
+pub(crate) fn symlink_kp(context: ProbeContext) -> Option<()> {
+    making::<Probed>(
+        Object::new(context.arg(0)?)?,
+        context.arg(1)?,
+        create::SYMLINK,
+    )
+}
+
+/// `security_path_link(old_dentry, new_dir, new_dentry)`.
 #[fentry(function = "security_path_link")]
 pub(crate) fn link_fe(context: FEntryContext) -> Option<()> {
-    linking::<Typed>(Object::new(context.arg(0))?, Object::new(context.arg(2))?)
+    let how = link_how::<Typed>(Object::new(context.arg(0))?)?;
+    making::<Typed>(Object::new(context.arg(1))?, context.arg(2), how)
 }
 
 #[kprobe(function = "security_path_link")]
 pub(crate) fn link_kp(context: ProbeContext) -> Option<()> {
-    linking::<Probed>(Object::new(context.arg(0)?)?, Object::new(context.arg(2)?)?)
+    let how = link_how::<Probed>(Object::new(context.arg(0)?)?)?;
+    making::<Probed>(Object::new(context.arg(1)?)?, context.arg(2)?, how)
+}
+
+#[fentry(function = "security_d_instantiate")]
+pub(crate) fn dinst_fe_b(context: FEntryContext) -> Option<()> {
+    made::<Bounded, Typed>(context.arg(0), Object::new(context.arg(1))?)
+}
+
+#[fentry(function = "security_d_instantiate")]
+pub(crate) fn dinst_fe_l(context: FEntryContext) -> Option<()> {
+    made::<Looped, Typed>(context.arg(0), Object::new(context.arg(1))?)
+}
+
+#[kprobe(function = "security_d_instantiate")]
+pub(crate) fn dinst_kp_b(context: ProbeContext) -> Option<()> {
+    made::<Bounded, Probed>(context.arg(0)?, Object::new(context.arg(1)?)?)
+}
+
+#[kprobe(function = "security_d_instantiate")]
+pub(crate) fn dinst_kp_l(context: ProbeContext) -> Option<()> {
+    made::<Looped, Probed>(context.arg(0)?, Object::new(context.arg(1)?)?)
 }
 
 #[inline(always)]
@@ -146,66 +213,61 @@ fn push_path<W: Walker>(draft: &mut Draft<FileCreateRecord, PATH_BYTES>, place: 
     }
 }
 
+/// Keeps a name that the current thread is about to make.
 #[inline(always)]
-fn linking<A: Access>(old: Object, new: Object) -> Option<()> {
-    let inode = A::pointer(old, Field::DentryInode)?;
-    let how = match A::number::<u32>(inode, Field::InodeNlink) {
-        Some(0) => create::LINK_UNNAMED,
-        _ => create::LINK,
-    };
-    let call = LinkCall {
-        dentry: new.address(),
-        how: u64::from(how),
-    };
-    if !map::insert(&map::LINK_CALLS, task::thread_key(), &call) {
+fn making<A: Access>(directory: Object, dentry: u64, how: u32) -> Option<()> {
+    let mount = A::number(directory, Field::PathMnt)?;
+    let displaced = map::keep_path_call(task::thread_key(), mount, dentry, how);
+    if displaced.is_some_and(|how| how != PERHAPS_OPEN) {
         lost::<FileCreateRecord>(KernelCounter::LostMapFull);
     }
     Some(())
 }
 
 #[inline(always)]
-fn made<W: Walker, A: Access>(path: Object, dentry: Object) -> Option<()> {
-    if dentry.address() >= FIRST_ERROR {
+fn mknod_how(mode: u32) -> u32 {
+    match mode & S_IFMT {
+        0 | S_IFREG => PERHAPS_OPEN,
+        _ => create::MKNOD,
+    }
+}
+
+#[inline(always)]
+fn link_how<A: Access>(old: Object) -> Option<u32> {
+    let inode = A::pointer(old, Field::DentryInode)?;
+    Some(match A::number::<u32>(inode, Field::InodeNlink)? {
+        0 => create::LINK_UNNAMED,
+        _ => create::LINK,
+    })
+}
+
+/// mknod of a regular file goes on: it was no open.
+#[inline(always)]
+fn regular_file(second: u64, third: u64) -> Option<()> {
+    let thread = task::thread_key();
+    let (dentry, (mount, how)) = match map::kept_path_call(thread, second) {
+        Some(kept) => (second, kept),
+        None => (third, map::kept_path_call(thread, third)?),
+    };
+    if how == PERHAPS_OPEN {
+        map::keep_path_call(thread, mount, dentry, create::MKNOD);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn made<W: Walker, A: Access>(dentry: u64, inode: Object) -> Option<()> {
+    let thread = task::thread_key();
+    let (mount, how) = map::kept_path_call(thread, dentry)?;
+    map::forget_path_call(thread);
+    if how == PERHAPS_OPEN {
         return None;
     }
-    let Some(inode) = A::pointer(dentry, Field::DentryInode) else {
-        // It failed.
-        map::remove(&map::LINK_CALLS, task::thread_key());
-        return None;
-    };
-    let mode = u32::from(A::number::<u16>(inode, Field::InodeMode)?);
-    let how = how(dentry, mode);
-    let place = Place {
-        mount: A::number(path, Field::PathMnt)?,
-        dentry: dentry.address(),
-    };
     let scratch = map::SCRATCH_MADE.get_ptr_mut(0);
     tailed::<FileCreateRecord, PATH_BYTES>(scratch, Current, |draft| {
         draft.record().how = how;
         file::identify::<A>(inode, &mut draft.record().file);
-        push_path::<W>(draft, place);
+        push_path::<W>(draft, Place { mount, dentry });
     });
     Some(())
-}
-
-/// How a name came into being that was not made by an open.
-#[inline(always)]
-fn how(dentry: Object, mode: u32) -> u32 {
-    if mode & file::S_IFMT == file::S_IFDIR {
-        return create::MKDIR;
-    }
-    let thread = task::thread_key();
-    if let Some(call) = map::lookup(&map::LINK_CALLS, thread) {
-        let mine = call.dentry == dentry.address();
-        let how = call.how as u32;
-        map::remove(&map::LINK_CALLS, thread);
-        if mine {
-            return how;
-        }
-    }
-    if mode & file::S_IFMT == file::S_IFLNK {
-        create::SYMLINK
-    } else {
-        create::MKNOD
-    }
 }

@@ -310,7 +310,11 @@ pub(crate) fn insert<V>(map: &HashMap<u64, V>, key: u64, value: &V) -> bool {
 
 /// The entry of `key`. It may be changed by its own thread only, or once by the last that sees it.
 #[inline(always)]
-pub(crate) fn lookup<V>(map: &HashMap<u64, V>, key: u64) -> Option<&mut V> {
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the entry is memory of the kernel's, not of the map's handle"
+)]
+pub(crate) fn lookup<V>(map: &'static HashMap<u64, V>, key: u64) -> Option<&'static mut V> {
     let entry = map.get_ptr_mut(key)?;
     // SAFETY: the memory of a preallocated map stays valid while a program runs; keys are threads, or objects that the
     // hook holds, so nobody else changes the entry meanwhile.

@@ -273,17 +273,34 @@ pub const PROBES: &[Probe] = &[
                 backend: Backend::Fentry,
                 parts: &[
                     optional(
-                        &["link_fe"],
-                        &[Attach::Fentry("security_path_link")],
-                        "whether a new name is a link to an older file",
+                        &["dinst_fe_l", "dinst_fe_b"],
+                        &[Attach::Fentry("security_d_instantiate")],
+                        "directories, symbolic and hard links, device files, FIFOs, unix sockets, and regular files made by mknod",
                     ),
                     optional(
-                        &["made_fe_l", "made_fe_b"],
-                        &[
-                            Attach::Fentry("done_path_create"),
-                            Attach::Fentry("end_creating_path"),
-                        ],
-                        "directories, symbolic and hard links, device files, FIFOs and unix sockets",
+                        &["vcreate_fe"],
+                        &[Attach::Fentry("vfs_create")],
+                        "regular files made by mknod",
+                    ),
+                    optional(
+                        &["mknod_fe"],
+                        &[Attach::Fentry("security_path_mknod")],
+                        "device files, FIFOs, unix sockets, and regular files made by mknod",
+                    ),
+                    optional(
+                        &["mkdir_fe"],
+                        &[Attach::Fentry("security_path_mkdir")],
+                        "directories",
+                    ),
+                    optional(
+                        &["symlink_fe"],
+                        &[Attach::Fentry("security_path_symlink")],
+                        "symbolic links",
+                    ),
+                    optional(
+                        &["link_fe"],
+                        &[Attach::Fentry("security_path_link")],
+                        "hard links",
                     ),
                     part(
                         &["fopen_fe_l", "fopen_fe_b"],
@@ -297,17 +314,34 @@ pub const PROBES: &[Probe] = &[
                 backend: Backend::Kprobe,
                 parts: &[
                     optional(
-                        &["link_kp"],
-                        &[Attach::Kprobe("security_path_link")],
-                        "whether a new name is a link to an older file",
+                        &["dinst_kp_l", "dinst_kp_b"],
+                        &[Attach::Kprobe("security_d_instantiate")],
+                        "directories, symbolic and hard links, device files, FIFOs, unix sockets, and regular files made by mknod",
                     ),
                     optional(
-                        &["made_kp_l", "made_kp_b"],
-                        &[
-                            Attach::Kprobe("done_path_create"),
-                            Attach::Kprobe("end_creating_path"),
-                        ],
-                        "directories, symbolic and hard links, device files, FIFOs and unix sockets",
+                        &["vcreate_kp"],
+                        &[Attach::Kprobe("vfs_create")],
+                        "regular files made by mknod",
+                    ),
+                    optional(
+                        &["mknod_kp"],
+                        &[Attach::Kprobe("security_path_mknod")],
+                        "device files, FIFOs, unix sockets, and regular files made by mknod",
+                    ),
+                    optional(
+                        &["mkdir_kp"],
+                        &[Attach::Kprobe("security_path_mkdir")],
+                        "directories",
+                    ),
+                    optional(
+                        &["symlink_kp"],
+                        &[Attach::Kprobe("security_path_symlink")],
+                        "symbolic links",
+                    ),
+                    optional(
+                        &["link_kp"],
+                        &[Attach::Kprobe("security_path_link")],
+                        "hard links",
                     ),
                     part(
                         &["fopen_kp_l", "fopen_kp_b"],

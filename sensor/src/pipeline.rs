@@ -21,8 +21,11 @@ use sensor_proto::{field, v1};
 
 use crate::clock::Clock;
 use crate::config::RuleAction;
+use crate::enrich::close_watch::{CloseEnd, CloseRequest, CloseWatch, Closed};
 use crate::enrich::file::FileFacts;
-use crate::enrich::hash::{HashJob, HashPool, HashResult, Place, ProcessStart, What, Writers};
+use crate::enrich::hash::{
+    HashJob, HashPool, HashResult, Place, ProcessStart, Released, What, Writers,
+};
 use crate::enrich::host::HostFacts;
 use crate::enrich::process::{ProcessImage, ProcessTable, describe};
 use crate::event::{self, Context};
@@ -73,6 +76,8 @@ pub struct Parts {
     pub table: ProcessTable,
     /// The pool and its results; none in a replay.
     pub hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
+    /// Tells when the last writer of a created file is gone, where no hook does.
+    pub closes: Option<(CloseWatch, tokio::sync::mpsc::Receiver<Closed>)>,
     /// Rules.
     pub filter: Filter,
     /// Where events go.
@@ -131,6 +136,9 @@ pub struct Pipeline {
     host: Option<(HostFacts, v1::Agent)>,
     table: ProcessTable,
     hashes: Option<(HashPool, tokio::sync::mpsc::Receiver<HashResult>)>,
+    closes: Option<(CloseWatch, tokio::sync::mpsc::Receiver<Closed>)>,
+    /// Places of the files that are watched until they are closed, by token; bounded by the watch.
+    places: HashMap<u64, Place>,
     filter: Filter,
     aggregator: Aggregator,
     output: Output,
@@ -164,6 +172,8 @@ impl Pipeline {
             host: parts.host,
             table: parts.table,
             hashes: parts.hashes,
+            closes: parts.closes,
+            places: HashMap::new(),
             filter: parts.filter,
             aggregator: Aggregator::default(),
             output: parts.output,
@@ -275,6 +285,10 @@ impl Pipeline {
                 if !regular(&head.file) {
                     return EarlyHash::None;
                 }
+                if self.closes.is_some() {
+                    let head = *head;
+                    return self.watch(&head, path);
+                }
                 // Nobody tells when its writers are gone.
                 self.ask(
                     What::Created,
@@ -330,29 +344,17 @@ impl Pipeline {
         {
             return EarlyHash::Known(Box::new(known.message()), known.facts);
         }
-        let process = ProcessStart {
-            tgid: header.tgid,
-            start_boot_ns: header.start_boot_ns,
-        };
-        let fallback = self.table.find_tgid(header.tgid).and_then(|image| {
-            let parent = image.process.parent.as_ref()?;
-            Some(ProcessStart {
-                tgid: parent.pid,
-                start_boot_ns: parent.start_boot_ns?,
-            })
-        });
         let token = self.late.token();
+        let place = self.place(header, subject, path.flatten());
+        let Some((pool, _)) = &self.hashes else {
+            return EarlyHash::None;
+        };
         let job = HashJob {
             token,
             what,
             identity,
             event_wall_ns,
-            place: Place {
-                process: Some(process),
-                fallback,
-                mount_namespace: subject.mnt_ns,
-                path: path.flatten(),
-            },
+            place,
             writers,
             open: None,
         };
@@ -365,8 +367,72 @@ impl Pipeline {
         }
     }
 
+    /// Where the file of a record may be reached.
+    fn place(&mut self, header: &Header, subject: &Subject, path: Option<Vec<u8>>) -> Place {
+        let fallback = self.table.find_tgid(header.tgid).and_then(|image| {
+            let parent = image.process.parent.as_ref()?;
+            Some(ProcessStart {
+                tgid: parent.pid,
+                start_boot_ns: parent.start_boot_ns?,
+            })
+        });
+        Place {
+            process: Some(ProcessStart {
+                tgid: header.tgid,
+                start_boot_ns: header.start_boot_ns,
+            }),
+            fallback,
+            mount_namespace: subject.mnt_ns,
+            path,
+        }
+    }
+
+    /// Watches a created file until its last writer is gone; it is hashed then, under the same token.
+    fn watch(&mut self, record: &FileCreateRecord, path: Option<Vec<u8>>) -> EarlyHash {
+        let place = self.place(&record.header, &record.subject, path);
+        let token = self.late.token();
+        let Some((watch, _)) = &self.closes else {
+            return EarlyHash::None;
+        };
+        let request = CloseRequest {
+            token,
+            identity: record.file,
+            place: place.clone(),
+        };
+        if watch.submit(request).is_err() {
+            return EarlyHash::Refused;
+        }
+        self.places.insert(token, place);
+        self.late.expect(token, Target::Early);
+        EarlyHash::Asked(token)
+    }
+
+    /// Created files that were closed, or that nobody can say more of, go on to the hash pool.
+    fn take_closes(&mut self) {
+        loop {
+            let Some((_, closes)) = &mut self.closes else {
+                return;
+            };
+            let Ok(closed) = closes.try_recv() else {
+                return;
+            };
+            let (token, end) = (closed.token, closed.end);
+            let place = self.places.remove(&token).unwrap_or_default();
+            let now_wall_ns = self.clock.wall_ns(self.now());
+            let job = closed.into_job(place, now_wall_ns);
+            let refused = match (job, &self.hashes) {
+                (Some(job), Some((pool, _))) => pool.submit(job).is_err(),
+                (Some(_), None) | (None, _) => true,
+            };
+            if refused {
+                self.hash_arrived(unread(token, end));
+            }
+        }
+    }
+
     /// Moves everything on that is due, and returns how long nothing will be: at most until the next call.
     pub fn advance(&mut self) -> Option<Duration> {
+        self.take_closes();
         self.take_hashes();
         let now = self.now();
         while let Some(waiting) = self.reorder.pop_due(now) {
@@ -451,6 +517,7 @@ impl Pipeline {
         }
         let until = std::time::Instant::now() + patience;
         while self.hold.len() > 0 && self.late.expecting() && std::time::Instant::now() < until {
+            self.take_closes();
             self.take_hashes();
             self.release(self.now());
             std::thread::sleep(Duration::from_millis(1));
@@ -458,6 +525,9 @@ impl Pipeline {
         self.release(u64::MAX);
         for event in self.aggregator.drain() {
             self.deliver(event, None, None);
+        }
+        if let Some((watch, _)) = &self.closes {
+            watch.stop();
         }
         if let Some((pool, _)) = &self.hashes {
             pool.stop();
@@ -931,16 +1001,20 @@ impl Pipeline {
             let Ok(result) = results.try_recv() else {
                 return;
             };
-            match self.late.arrive(result) {
-                Some((Target::Held(ticket, slot), result)) => {
-                    self.hash_for_held(ticket, slot, &result);
-                }
-                Some((Target::Sent(sent, slot), result)) => self.patch(&sent, slot, &result),
-                Some((Target::SentClosed(sent, closed), result)) => {
-                    self.patch_closed(sent, *closed, &result);
-                }
-                Some((Target::Early | Target::Nobody, _)) | None => {}
+            self.hash_arrived(result);
+        }
+    }
+
+    fn hash_arrived(&mut self, result: HashResult) {
+        match self.late.arrive(result) {
+            Some((Target::Held(ticket, slot), result)) => {
+                self.hash_for_held(ticket, slot, &result);
             }
+            Some((Target::Sent(sent, slot), result)) => self.patch(&sent, slot, &result),
+            Some((Target::SentClosed(sent, closed), result)) => {
+                self.patch_closed(sent, *closed, &result);
+            }
+            Some((Target::Early | Target::Nobody, _)) | None => {}
         }
     }
 
@@ -951,7 +1025,18 @@ impl Pipeline {
         held.hashes.retain(|(token, _)| *token != result.token);
         match slot {
             Slot::Created | Slot::Module => {
+                let context = Context {
+                    layout: &self.layout,
+                    wall_minus_boot_ns: self.clock.offset_ns(),
+                };
+                if let Some(Body::FileCreate(body)) = &mut held.event.body {
+                    let verified = result.verdict == v1::HashVerdict::Verified;
+                    body.closed |= verified && self.closes.is_some();
+                }
                 if let Some(file) = event_file(&mut held.event, slot) {
+                    if self.closes.is_some() {
+                        put_final(&context, file, result);
+                    }
                     put_hash(file, result);
                 }
             }
@@ -1115,6 +1200,9 @@ impl Pipeline {
             return;
         }
         let mut file = v1::FileInfo::default();
+        if slot == Slot::Created && self.closes.is_some() {
+            put_final(&self.context(), &mut file, result);
+        }
         put_hash(&mut file, result);
         let (slot, index) = slot.schema();
         let part = v1::FilePatch {
@@ -1228,6 +1316,47 @@ fn put_hash(file: &mut v1::FileInfo, result: &HashResult) {
     }
     if let Some(facts) = &result.facts {
         put_facts(file, facts);
+    }
+}
+
+/// The file as it was when its last writer had gone, where the hash pool or the watch saw it.
+fn put_final(context: &Context<'_>, file: &mut v1::FileInfo, result: &HashResult) {
+    let Some(identity) = &result.identity else {
+        return;
+    };
+    let path = TextRef {
+        bytes: b"",
+        text: Text {
+            len: 0,
+            true_len: Text::ABSENT,
+        },
+    };
+    event::merge_closed(file, event::file_info(context, identity, path));
+}
+
+/// The result for a created file that nobody could open.
+fn unread(token: u64, end: CloseEnd) -> HashResult {
+    let (verdict, released) = match end {
+        CloseEnd::Gone => (v1::HashVerdict::Gone, None),
+        CloseEnd::Replaced => (v1::HashVerdict::Drifted, None),
+        CloseEnd::Unreadable => (v1::HashVerdict::Unreadable, None),
+        CloseEnd::RefusedFs => (v1::HashVerdict::RefusedFs, None),
+        CloseEnd::StillOpen => (v1::HashVerdict::Open, None),
+        CloseEnd::Stopped => (v1::HashVerdict::Unspecified, Some(Released::Stopped)),
+        CloseEnd::Lease | CloseEnd::Notified | CloseEnd::Quiet | CloseEnd::Displaced => {
+            (v1::HashVerdict::Unspecified, Some(Released::QueueFull))
+        }
+    };
+    HashResult {
+        token,
+        verdict,
+        source: v1::HashSource::Unspecified,
+        digests: None,
+        identity: None,
+        facts: None,
+        default_acl: None,
+        cached: false,
+        released,
     }
 }
 

@@ -12,9 +12,10 @@ use super::RunError;
 use super::signal::Bell;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::enrich::close_watch::{CloseConfig, CloseWatch};
 use crate::enrich::container::Places;
 use crate::enrich::environment::Policy;
-use crate::enrich::hash::{Algorithms, HashConfig, HashPool};
+use crate::enrich::hash::{HashConfig, HashPool};
 use crate::enrich::host::{self, HostFacts};
 use crate::enrich::process::{Describer, Limits, ProcessTable};
 use crate::enrich::user::Users;
@@ -209,25 +210,15 @@ pub(super) fn pipeline(
     }
     .map_err(RunError::start("snapshot of processes"))?;
     tracing::debug!(processes = found, "snapshot");
-    let hash = &config.hash;
-    let (pool, results) = HashPool::spawn(
-        HashConfig {
-            algorithms: Algorithms {
-                md5: hash.md5,
-                sha1: hash.sha1,
-            },
-            threads: hash.threads,
-            file_bytes: hash.max_file_bytes,
-            timeout: hash.timeout,
-            waiting: hash.queue,
-            cache_entries: hash.cache_entries,
-            leases: hash.leases,
-            ..HashConfig::default()
-        },
-        proc.clone(),
-        Arc::clone(clock),
-    )
-    .map_err(RunError::start("hash pool"))?;
+    let hash = HashConfig::new(&config.hash).map_err(RunError::start("hash pool"))?;
+    let watched =
+        kernel.loaded.coverage().backend(RecordKind::FileCreate) == Some(Backend::SyscallExit);
+    let closes = watched
+        .then(|| CloseWatch::spawn(CloseConfig::with(&hash), proc.clone(), clock.tick_ns()))
+        .transpose()
+        .map_err(RunError::start("watch for the last writer"))?;
+    let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock))
+        .map_err(RunError::start("hash pool"))?;
     let host = HostFacts::new("/".into(), proc.clone(), clock)
         .map_err(RunError::start("facts of the host"))?;
     let agent = agent();
@@ -249,6 +240,7 @@ pub(super) fn pipeline(
         host: Some((host, agent)),
         table,
         hashes: Some((pool, results)),
+        closes,
         filter,
         output: Output::new(
             config.output.format,
@@ -342,6 +334,7 @@ pub(super) fn replay(
         host: None,
         table,
         hashes: None,
+        closes: None,
         filter,
         output: Output::new(
             config.output.format,

@@ -127,6 +127,7 @@ mod tests {
     use sensor_common::record::FileIdentity;
 
     use super::*;
+    use crate::enrich::hash::tests::{unwritten, wait_for};
 
     fn key(inode: u64) -> ContentKey {
         ContentKey::of(&FileIdentity {
@@ -142,6 +143,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, b"x").unwrap();
+        unwritten(&path);
         let file = File::open(&path).unwrap();
         let mut guard = Guard::new(4).unwrap();
         assert!(!guard.is_quiet(&key(1)));
@@ -151,7 +153,7 @@ mod tests {
         assert!(guard.is_quiet(&key(1)));
         // Opening for writing and closing is enough: what was done through a mapping is not told otherwise.
         drop(OpenOptions::new().write(true).open(&path).unwrap());
-        assert!(!guard.is_quiet(&key(1)));
+        wait_for(|| (!guard.is_quiet(&key(1))).then_some(()));
         assert_eq!(guard.len(), 0);
         assert!(guard.watch(file.as_fd(), key(1)));
         let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
@@ -167,6 +169,7 @@ mod tests {
         for number in 1..=10_u64 {
             let path = folder.path().join(number.to_string());
             std::fs::write(&path, b"x").unwrap();
+            unwritten(&path);
             let file = File::open(&path).unwrap();
             assert!(guard.watch(file.as_fd(), key(number)));
             assert!(guard.len() <= 4);

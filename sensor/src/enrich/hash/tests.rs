@@ -22,7 +22,16 @@ use super::*;
 use crate::clock::Clock;
 use crate::procfs::Proc;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Tests run beside others, on machines with other work, without optimisation.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn patient() -> HashConfig {
+    HashConfig {
+        timeout: PATIENCE,
+        wait_limit: PATIENCE,
+        ..HashConfig::default()
+    }
+}
 
 struct Fixture {
     folder: TempDir,
@@ -60,6 +69,15 @@ impl Fixture {
     fn write(&self, name: impl AsRef<OsStr>, content: &[u8]) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
+        unwritten(&path);
+        path
+    }
+
+    /// A copy of sleep(1).
+    fn program(&self) -> PathBuf {
+        let path = self.path("program");
+        fs::copy(sleep_program(), &path).unwrap();
+        unwritten(&path);
         path
     }
 
@@ -112,7 +130,7 @@ impl Fixture {
     }
 }
 
-fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+pub(super) fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -121,6 +139,17 @@ fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited too long");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Waits until nobody has the file open for writing: a process that another test started had our descriptors until its
+/// exec.
+pub(super) fn unwritten(path: &Path) {
+    crate::kernel::sys::ignore_sigio().unwrap();
+    let file = File::open(path).unwrap();
+    wait_for(|| {
+        let asked = crate::kernel::sys::open_for_writing(file.as_fd());
+        (!matches!(asked, Ok(true))).then_some(())
+    });
 }
 
 /// The identity as the kernel would have it, by another way than the pool's.
@@ -220,10 +249,9 @@ fn a_running_program_is_verified_and_remembered() {
             md5: true,
             sha1: true,
         },
-        ..HashConfig::default()
+        ..patient()
     });
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let path = fixture.program();
     let identity = fixture.settled(&path);
     let sleeper = Sleeper::start(&path);
     assert_eq!(
@@ -282,9 +310,8 @@ fn a_running_program_is_verified_and_remembered() {
 
 #[test]
 fn an_unlinked_running_program_is_verified() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let mut fixture = Fixture::new(patient());
+    let path = fixture.program();
     let identity = fixture.settled(&path);
     let expected = oracle("sha256sum", &path);
     let sleeper = Sleeper::start(&path);
@@ -312,9 +339,8 @@ fn an_unlinked_running_program_is_verified() {
 
 #[test]
 fn a_replaced_program_is_read_while_it_runs() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let mut fixture = Fixture::new(patient());
+    let path = fixture.program();
     let expected = oracle("sha256sum", &path);
     let identity = fixture.settled(&path);
     let sleeper = Sleeper::start(&path);
@@ -337,9 +363,8 @@ fn a_replaced_program_is_read_while_it_runs() {
 
 #[test]
 fn a_rewritten_program_is_drifted() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let mut fixture = Fixture::new(patient());
+    let path = fixture.program();
     let identity = fixture.settled(&path);
     let sleeper = Sleeper::start(&path);
     let place = sleeper.place(&path);
@@ -371,9 +396,8 @@ fn a_rewritten_program_is_drifted() {
 
 #[test]
 fn another_process_with_the_pid_is_not_the_one() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let mut fixture = Fixture::new(patient());
+    let path = fixture.program();
     let identity = fixture.settled(&path);
     let sleeper = Sleeper::start(&path);
     let mut place = sleeper.place(&path);
@@ -394,7 +418,7 @@ fn another_process_with_the_pid_is_not_the_one() {
 
 #[test]
 fn a_change_within_a_tick_of_the_event_is_racy() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let path = fixture.write("script", b"#!/bin/sh\n");
     let identity = identity_of(&path);
     for (after_ns, verdict) in [
@@ -417,7 +441,7 @@ fn a_change_within_a_tick_of_the_event_is_racy() {
 
 #[test]
 fn without_identity_a_script_is_racy_at_best() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let path = fixture.write("script", b"#!/bin/sh\necho\n");
     fixture.settled(&path);
     let result = fixture.run_path(What::Script, &path, None);
@@ -434,9 +458,8 @@ fn without_identity_a_script_is_racy_at_best() {
 
 #[test]
 fn relative_paths_are_of_the_working_directory() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let program = fixture.path("program");
-    fs::copy(sleep_program(), &program).unwrap();
+    let mut fixture = Fixture::new(patient());
+    let program = fixture.program();
     let script = fixture.write("script", b"#!/bin/sh\n");
     let identity = fixture.settled(&script);
     let child = Command::new(&program)
@@ -470,7 +493,7 @@ fn relative_paths_are_of_the_working_directory() {
 
 #[test]
 fn what_is_no_regular_file_is_never_opened() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let fifo = fixture.path("fifo");
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -498,7 +521,7 @@ fn what_is_no_regular_file_is_never_opened() {
 
 #[test]
 fn a_link_in_the_place_of_a_created_file_is_not_followed() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let target = fixture.write("target", b"secret");
     let path = fixture.path("created");
     symlink(&target, &path).unwrap();
@@ -525,7 +548,7 @@ fn a_link_in_the_place_of_a_created_file_is_not_followed() {
 fn large_files_are_not_read() {
     let mut fixture = Fixture::new(HashConfig {
         file_bytes: 1 << 20,
-        ..HashConfig::default()
+        ..patient()
     });
     let path = fixture.path("sparse");
     File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -540,6 +563,7 @@ fn large_files_are_not_read() {
     assert_eq!(fixture.pool.stats().read_files, 0);
     let path = fixture.path("limit");
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    unwritten(&path);
     let identity = fixture.settled(&path);
     let result = fixture.run_path(What::Script, &path, Some(identity));
     assert_eq!(result.verdict, HashVerdict::Verified);
@@ -550,7 +574,7 @@ fn large_files_are_not_read() {
 fn reading_ends_at_the_time_limit() {
     let mut fixture = Fixture::new(HashConfig {
         timeout: Duration::ZERO,
-        ..HashConfig::default()
+        ..patient()
     });
     let path = fixture.write("file", &[b'x'; 1 << 20]);
     let identity = fixture.settled(&path);
@@ -564,7 +588,7 @@ fn reading_ends_at_the_time_limit() {
 
 #[test]
 fn file_systems_that_can_hang_are_refused_before_opening() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let path = fixture.write("file", b"x");
     for magic in [0x6969, 0x6573_5546, 0xff53_4d42, 0x0102_1997, 0x0187] {
         let identity = FileIdentity {
@@ -585,7 +609,7 @@ fn file_systems_that_can_hang_are_refused_before_opening() {
 
 #[test]
 fn hostile_names() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let long = [b'n'; 255];
     for name in [
         &b"line\nbreak"[..],
@@ -618,7 +642,7 @@ fn hostile_names() {
 
 #[test]
 fn a_created_file_with_a_writer_is_open() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let path = fixture.path("created");
     let mut writer = File::create(&path).unwrap();
     writer.write_all(b"content").unwrap();
@@ -626,6 +650,7 @@ fn a_created_file_with_a_writer_is_open() {
     let result = fixture.run_path(What::Created, &path, Some(identity));
     assert_eq!(result.verdict, HashVerdict::Open);
     drop(writer);
+    unwritten(&path);
     let result = fixture.run_path(What::Created, &path, Some(identity));
     assert_eq!(result.verdict, HashVerdict::Verified);
     assert_eq!(sha256(&result), oracle("sha256sum", &path));
@@ -633,7 +658,7 @@ fn a_created_file_with_a_writer_is_open() {
     // Without leases it is as the job says.
     let mut fixture = Fixture::new(HashConfig {
         leases: false,
-        ..HashConfig::default()
+        ..patient()
     });
     let path = fixture.write("created", b"content");
     let identity = fixture.settled(&path);
@@ -654,9 +679,9 @@ fn a_created_file_with_a_writer_is_open() {
 fn a_file_that_grows_while_it_is_read_is_drifted() {
     let mut fixture = Fixture::new(HashConfig {
         leases: false,
-        ..HashConfig::default()
+        ..patient()
     });
-    let path = fixture.write("growing", &vec![b'x'; 8 << 20]);
+    let path = fixture.write("growing", &vec![b'x'; 2 << 20]);
     let identity = fixture.settled(&path);
     let ended = Arc::new(AtomicBool::new(false));
     let writer = {
@@ -682,7 +707,7 @@ fn a_file_that_grows_while_it_is_read_is_drifted() {
 /// Written under one name, renamed to another: found by its inode number, if the file system has such handles.
 #[test]
 fn a_renamed_file_is_found() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let path = fixture.write("part", b"content");
     let mut identity = fixture.settled(&path);
     let Ok(generation) = crate::kernel::sys::inode_generation(File::open(&path).unwrap().as_fd())
@@ -728,7 +753,7 @@ fn a_renamed_file_is_found() {
 
 #[test]
 fn a_default_access_list_comes_with_a_created_file() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, bits) in [(1_u16, 7_u16), (4, 5), (0x20, 0)] {
         list.extend(tag.to_le_bytes());
@@ -748,8 +773,8 @@ fn a_default_access_list_comes_with_a_created_file() {
 
 #[test]
 fn one_reading_serves_all_of_one_content() {
-    let mut fixture = Fixture::new(HashConfig::default());
-    let path = fixture.write("file", &vec![b'x'; 32 << 20]);
+    let mut fixture = Fixture::new(patient());
+    let path = fixture.write("file", &vec![b'x'; 8 << 20]);
     let identity = fixture.settled(&path);
     let expected = oracle("sha256sum", &path);
     for token in 0..50 {
@@ -783,7 +808,7 @@ fn every_job_gives_one_result_whatever_the_bounds() {
         threads: 1,
         outstanding: 400,
         cache_entries: 16,
-        ..HashConfig::default()
+        ..patient()
     });
     let paths: Vec<PathBuf> = (0..100)
         .map(|number| fixture.write(number.to_string(), &vec![b'x'; 100_000 + number]))
@@ -838,9 +863,9 @@ fn stopping_releases_what_waits() {
     let mut fixture = Fixture::new(HashConfig {
         threads: 1,
         pinned: 1,
-        ..HashConfig::default()
+        ..patient()
     });
-    let path = fixture.write("file", &vec![b'x'; 64 << 20]);
+    let path = fixture.write("file", &vec![b'x'; 8 << 20]);
     let identity = fixture.settled(&path);
     for token in 0..20 {
         let job = HashJob {
@@ -861,9 +886,8 @@ fn stopping_releases_what_waits() {
 /// On tmpfs, opening for writing may change content without moving any time: what was remembered is forgotten then.
 #[test]
 fn memory_file_systems_are_remembered_while_nobody_writes() {
-    let mut fixture = Fixture::below(Path::new("/dev/shm"), HashConfig::default());
-    let path = fixture.path("program");
-    fs::copy(sleep_program(), &path).unwrap();
+    let mut fixture = Fixture::below(Path::new("/dev/shm"), patient());
+    let path = fixture.program();
     let identity = fixture.settled(&path);
     let sleeper = Sleeper::start(&path);
     let job = executed(&fixture, sleeper.place(&path), identity);
@@ -895,6 +919,7 @@ fn memory_file_systems_are_remembered_while_nobody_writes() {
         (HashVerdict::Verified, true)
     );
     drop(OpenOptions::new().write(true).open(&path).unwrap());
+    unwritten(&path);
     assert_eq!(identity_of(&path), identity);
     assert_eq!(
         fixture
@@ -910,7 +935,7 @@ fn memory_file_systems_are_remembered_while_nobody_writes() {
 
 #[test]
 fn a_program_without_a_name_is_verified() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let memory = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let mut memory = File::from(memory);
     memory
@@ -920,6 +945,7 @@ fn a_program_without_a_name_is_verified() {
     // Executing fails while a writer is left.
     let reader = File::open(&link).unwrap();
     drop(memory);
+    unwritten(Path::new(&crate::enrich::file::descriptor_path(&reader)));
     let link = PathBuf::from(crate::enrich::file::descriptor_path(&reader));
     let identity = fixture.settled(&link);
     let sleeper = Sleeper::start(&link);
@@ -936,7 +962,7 @@ fn a_program_without_a_name_is_verified() {
 /// 200 distinct programs that end at once, four at a time, some unlinked or replaced right after they began.
 #[test]
 fn short_lived_programs() {
-    let mut fixture = Fixture::new(HashConfig::default());
+    let mut fixture = Fixture::new(patient());
     let program = fs::read(fs::canonicalize("/bin/true").unwrap()).unwrap();
     let mut expected = HashMap::new();
     let mut paths = Vec::new();
@@ -945,6 +971,7 @@ fn short_lived_programs() {
         let mut content = program.clone();
         content.extend(number.to_le_bytes());
         fs::write(&path, content).unwrap();
+        unwritten(&path);
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         expected.insert(number, oracle("sha256sum", &path));
         paths.push(path);
@@ -1009,4 +1036,126 @@ fn short_lived_programs() {
         }
     }
     assert!(verified >= 180, "{verified}");
+}
+
+/// As in a container: another mount namespace, an overlay whose lower layer lies on another file system, so that stat(2)
+/// gives a device that is not the kernel's.
+#[test]
+fn overlay_in_another_mount_namespace() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let mut fixture = Fixture::new(patient());
+    let lower = tempfile::tempdir_in("/dev/shm").unwrap();
+    for name in ["upper", "work", "merged"] {
+        fs::create_dir(fixture.path(name)).unwrap();
+    }
+    fs::copy(sleep_program(), lower.path().join("program")).unwrap();
+    unwritten(&lower.path().join("program"));
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},xino=off",
+        lower.path().display(),
+        fixture.path("upper").display(),
+        fixture.path("work").display()
+    );
+    let target = fixture.path("merged");
+    // A thread of its own: the namespace is the thread's, and its children's.
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).ok()?;
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).ok()?;
+        let flags = MsFlags::empty();
+        mount(
+            Some("overlay"),
+            &target,
+            Some("overlay"),
+            flags,
+            Some(options.as_str()),
+        )
+        .ok()?;
+        let path = target.join("program");
+        let identity = identity_of(&path);
+        let sleeper = Sleeper::start(&path);
+        let mountinfo = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let line = mountinfo
+            .lines()
+            .find(|line| line.contains(&*target.to_string_lossy()))
+            .unwrap();
+        let device = line.split(' ').nth(2).unwrap();
+        let (major, minor) = device.split_once(':').unwrap();
+        let device = (major.parse::<u32>().unwrap() << 20) | minor.parse::<u32>().unwrap();
+        Some((
+            sleeper,
+            FileIdentity { device, ..identity },
+            identity.device,
+            target,
+        ))
+    });
+    // Not permitted without CAP_SYS_ADMIN; the guests run this as root.
+    let Some((sleeper, identity, stat_device, target)) = thread.join().unwrap() else {
+        assert!(!rustix::process::geteuid().is_root());
+        return;
+    };
+    assert_ne!(identity.device, stat_device);
+    assert!(
+        !target.join("program").exists(),
+        "the mount is in another namespace"
+    );
+    wait_for(|| (!identity::within_granule(&identity, fixture.now())).then_some(()));
+    let expected = oracle("sha256sum", &sleep_program());
+    let place = sleeper.place(&target.join("program"));
+    for cached in [false, true] {
+        assert_eq!(
+            fixture
+                .pool
+                .lookup(What::Executed, &identity, fixture.now()),
+            None
+        );
+        let job = executed(&fixture, place.clone(), identity);
+        let result = fixture.run(job);
+        assert_eq!(
+            (result.verdict, result.source, result.cached),
+            (HashVerdict::Verified, HashSource::ProcExe, cached)
+        );
+        assert_eq!(sha256(&result), expected);
+    }
+    // By the path in the process's root.
+    let job = HashJob {
+        what: What::Script,
+        ..executed(&fixture, place.clone(), identity)
+    };
+    let result = fixture.run(job);
+    assert_eq!(
+        (result.verdict, result.source),
+        (HashVerdict::Verified, HashSource::Path)
+    );
+    // The same numbers on another device are another file.
+    let other = FileIdentity {
+        device: identity.device + 1,
+        ..identity
+    };
+    let job = executed(&fixture, place.clone(), other);
+    let result = fixture.run(job);
+    assert_eq!(
+        (result.verdict, result.digests),
+        (HashVerdict::Drifted, None)
+    );
+    // The lower file is rewritten from outside while the program runs, its modification time put back.
+    let file = lower.path().join("program");
+    let stat = fs::metadata(&file).unwrap();
+    let content = vec![b'x'; usize::try_from(stat.len()).unwrap()];
+    let rewritten = OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .and_then(|mut open| {
+            open.write_all(&content)?;
+            open.set_modified(stat.modified().unwrap())
+        });
+    if rewritten.is_ok() {
+        let job = executed(&fixture, place.clone(), identity);
+        assert_eq!(fixture.run(job).verdict, HashVerdict::Drifted);
+    }
+    // In the daemon's own namespace there is no such file.
+    sleeper.end();
+    let job = executed(&fixture, place, identity);
+    assert_eq!(fixture.run(job).verdict, HashVerdict::Gone);
 }

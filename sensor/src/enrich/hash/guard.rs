@@ -1,6 +1,6 @@
 //! Watching what was hashed on a memory file system, where times do not tell every write.
 //!
-//! On tmpfs, who maps a page, reads it and then writes it moves neither `mtime` nor `ctime` (docs/decisions). He must open
+//! On tmpfs, who maps a page, reads it and then writes it moves neither `mtime` nor `ctime` (docs/decisions/0020-hash-verdicts.md). He must open
 //! the file for writing, though, and the kernel reports the end of that ([`IN_CLOSE_WRITE`](inotify(7))) before the file
 //! can be executed again: executing fails with ETXTBSY while a writer is left. So content hashed under a watch that saw
 //! nothing is the content of every execution until now.

@@ -91,7 +91,8 @@ pub struct PlacesGauge {
 }
 
 impl Places {
-    /// With the mount of version 2 cgroups, in which those of ended processes are looked for; `None`: they are not.
+    /// With the mount of version 2 cgroups, in which those of ended processes are looked for; `None`: they are not (no version
+    /// 2 here, a replay, or a scope: the walk would leave it).
     ///
     /// # Errors
     /// What the system says if it has no room for a thread.

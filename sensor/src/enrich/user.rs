@@ -18,7 +18,7 @@ use sensor_proto::v1;
 
 use super::background::Background;
 use super::recent::Recent;
-use crate::procfs::{IdRange, LazyProcess, OpenFile, Proc, ProcError, ProcessDir};
+use crate::procfs::{IdRange, LazyProcess, OpenFile, ProcError, ProcessDir};
 
 /// Where systemd answers for every user database of the host.
 pub const VARLINK_SOCKET: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
@@ -140,12 +140,17 @@ pub struct Users {
 }
 
 impl Users {
-    /// Names by the files below `root` (the host's: `/`), then by the user database at `varlink`, if given. The first
-    /// process of `proc` says which namespaces are the host's.
+    /// Names by the files below `root` (the host's: `/`), then by the user database at `varlink`, if given. `host` is the
+    /// process whose namespaces are the host's: the first one, or under a scope the sensor itself, since nothing of the
+    /// first may be read then; `None`: every process has the host's names.
     ///
     /// # Errors
     /// What the system says if it has no room for a thread.
-    pub fn new(root: PathBuf, proc: &Proc, varlink: Option<PathBuf>) -> std::io::Result<Self> {
+    pub fn new(
+        root: PathBuf,
+        host: Option<&ProcessDir>,
+        varlink: Option<PathBuf>,
+    ) -> std::io::Result<Self> {
         let varlink = varlink
             .map(|socket| {
                 Background::spawn("userdb", QUEUE, move |question| {
@@ -154,16 +159,11 @@ impl Users {
                 })
             })
             .transpose()?;
-        let host = |name| {
-            let first = proc.process(1).and_then(|first| first.namespace(name));
-            first
-                .or_else(|_| proc.own().and_then(|own| own.namespace(name)))
-                .ok()
-        };
+        let namespace = |name| host.and_then(|host| host.namespace(name).ok());
         Ok(Self {
             root,
-            host_mnt_ns: host("mnt"),
-            host_user_ns: host("user"),
+            host_mnt_ns: namespace("mnt"),
+            host_user_ns: namespace("user"),
             host: Arc::new(Tables::default()),
             checked: None,
             by_mnt_ns: Recent::new(NAMESPACES),
@@ -264,9 +264,12 @@ impl Users {
     }
 
     fn find(&mut self, question: Question, view: &mut View<'_>) -> Option<Name> {
-        let Some(mnt_ns) = view.mnt_ns.filter(|ns| Some(*ns) != self.host_mnt_ns) else {
+        let (Some(mnt_ns), Some(host)) = (view.mnt_ns, self.host_mnt_ns) else {
             return self.host_name(question);
         };
+        if mnt_ns == host {
+            return self.host_name(question);
+        }
         self.look_at_host();
         let tables = self.tables(mnt_ns, view)?;
         if tables.content == self.host.content {
@@ -572,6 +575,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::procfs::Proc;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n+nis::::::\nsecond:x:0:0::/:\n\
         alice:x:1000:100:A:/home/a:/bin/sh\nbroken:x:no:0::/:\nCORP\\bob:x:1001:100::/:\ncarol@corp.example:x:1002:100::/:\n";
@@ -643,7 +647,12 @@ mod tests {
     #[test]
     fn names_of_the_host() {
         let (folder, proc) = host(PASSWD);
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, None).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            None,
+        )
+        .unwrap();
         let mut credentials = v1::Credentials {
             real_user: user(1000),
             effective_user: user(0),
@@ -683,7 +692,12 @@ mod tests {
     #[test]
     fn a_changed_file_is_read_again() {
         let (folder, proc) = host(PASSWD);
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, None).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            None,
+        )
+        .unwrap();
         let mut at = view(&proc, 1, 10, 20, 1);
         assert_eq!(name_of(&mut users, 7, &mut at), None);
         std::fs::write(folder.path().join("etc/passwd"), "new:x:7:7::/:\n").unwrap();
@@ -698,7 +712,12 @@ mod tests {
     fn a_container_has_names_of_its_own() {
         let (folder, proc) = host(PASSWD);
         container(folder.path(), "overlay");
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, None).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            None,
+        )
+        .unwrap();
         let mut inside = view(&proc, 7, 11, 21, 5);
         assert_eq!(
             name_of(&mut users, 100_033, &mut inside).as_deref(),
@@ -730,7 +749,12 @@ mod tests {
     fn a_remote_root_is_not_entered() {
         let (folder, proc) = host(PASSWD);
         container(folder.path(), "fuse.sshfs");
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, None).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            None,
+        )
+        .unwrap();
         assert_eq!(
             name_of(&mut users, 100_033, &mut view(&proc, 7, 11, 21, 5)),
             None
@@ -746,7 +770,12 @@ mod tests {
             std::fs::remove_file(&own).unwrap();
             std::fs::hard_link(folder.path().join("etc").join(file), own).unwrap();
         }
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, None).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            None,
+        )
+        .unwrap();
         // Even in a user namespace: uid 1000 is alice, not whom 1000 would be inside.
         assert_eq!(
             name_of(&mut users, 1000, &mut view(&proc, 7, 11, 21, 5)).as_deref(),
@@ -868,7 +897,12 @@ mod tests {
             bytes.push(0);
             bytes
         });
-        let mut users = Users::new(folder.path().to_path_buf(), &proc, Some(socket)).unwrap();
+        let mut users = Users::new(
+            folder.path().to_path_buf(),
+            proc.process(1).ok().as_ref(),
+            Some(socket),
+        )
+        .unwrap();
         let mut at = view(&proc, 1, 10, 20, 1);
         // The event does not wait.
         assert_eq!(name_of(&mut users, 61_184, &mut at), None);

@@ -20,7 +20,7 @@ const BOOT_ID: [u8; 16] = [7; 16];
 fn describer(proc: &Path, live: bool) -> Describer {
     let proc = Proc::new(proc);
     Describer {
-        users: Users::new("/nonexistent".into(), &proc, None).unwrap(),
+        users: Users::new("/nonexistent".into(), None, None).unwrap(),
         proc,
         clock: Arc::new(Clock::fixed(1_000, TICK)),
         layout: KernelLayout::EMPTY,

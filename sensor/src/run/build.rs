@@ -186,8 +186,12 @@ pub(super) fn pipeline(
     sink: SinkHandle,
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
-    let places =
-        Places::new(features.cgroup2.clone()).map_err(RunError::start("container search"))?;
+    // Under a scope the search would leave it, and the first process is outside.
+    let (search, host) = match &kernel.scope {
+        None => (features.cgroup2.clone(), proc.process(1)),
+        Some(_) => (None, proc.own()),
+    };
+    let places = Places::new(search).map_err(RunError::start("container search"))?;
     let describer = Describer {
         proc: proc.clone(),
         clock: Arc::clone(clock),
@@ -196,7 +200,7 @@ pub(super) fn pipeline(
         places,
         users: Users::new(
             "/".into(),
-            proc,
+            host.ok().as_ref(),
             config.user_varlink.then(|| VARLINK.into()),
         )
         .map_err(RunError::start("user names"))?,
@@ -295,7 +299,7 @@ pub(super) fn replay(
         layout,
         policy: policy(config)?,
         places,
-        users: Users::new("/nonexistent".into(), &proc, None)
+        users: Users::new("/nonexistent".into(), None, None)
             .map_err(RunError::start("user names"))?,
         live: false,
     };

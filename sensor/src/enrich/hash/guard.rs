@@ -1,9 +1,9 @@
 //! Watching what was hashed on a memory file system, where times do not tell every write.
 //!
-//! On tmpfs, who maps a page, reads it and then writes it moves neither `mtime` nor `ctime` (docs/decisions/0020-hash-verdicts.md). He must open
-//! the file for writing, though, and the kernel reports the end of that ([`IN_CLOSE_WRITE`](inotify(7))) before the file
-//! can be executed again: executing fails with ETXTBSY while a writer is left. So content hashed under a watch that saw
-//! nothing is the content of every execution until now.
+//! On tmpfs, who maps a page, reads it and then writes it moves neither `mtime` nor `ctime`
+//! (docs/decisions/0020-hash-verdicts.md). He must open the file for writing, though, and the kernel reports the end of
+//! that (`IN_CLOSE_WRITE` of inotify(7)) before the file can be executed again: executing fails with ETXTBSY while a writer
+//! is left. So content hashed under a watch that saw nothing is the content of every execution until now.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;

@@ -51,8 +51,10 @@ struct CapabilityLine {
 
 #[derive(Debug, Serialize)]
 struct LayoutLine {
+    /// How many there are.
     fields: usize,
-    resolved: usize,
+    /// How many this kernel lacks.
+    missing: usize,
     absent: Vec<AbsentLine>,
 }
 
@@ -281,38 +283,36 @@ impl Report {
 
 impl LayoutLine {
     fn new() -> Self {
-        let absent = match Btf::from_kernel() {
-            Ok(btf) => Resolution::new(&btf)
-                .report
-                .into_iter()
-                .filter_map(|(field, outcome)| {
-                    Some(AbsentLine {
+        match Btf::from_kernel() {
+            Ok(btf) => {
+                let absent: Vec<_> = Resolution::new(&btf)
+                    .missing()
+                    .map(|(field, absence)| AbsentLine {
                         field: format!("{field:?}"),
-                        reason: outcome.err()?.to_string(),
+                        reason: absence.to_string(),
                     })
-                })
-                .collect(),
-            Err(error) => vec![AbsentLine {
-                field: "all".to_owned(),
-                reason: chain(&error),
-            }],
-        };
-        let resolved = if absent.iter().any(|line| line.field == "all") {
-            0
-        } else {
-            Field::COUNT.saturating_sub(absent.len())
-        };
-        Self {
-            fields: Field::COUNT,
-            resolved,
-            absent,
+                    .collect();
+                Self {
+                    fields: Field::COUNT,
+                    missing: absent.len(),
+                    absent,
+                }
+            }
+            Err(error) => Self {
+                fields: Field::COUNT,
+                missing: Field::COUNT,
+                absent: vec![AbsentLine {
+                    field: "all".to_owned(),
+                    reason: chain(&error),
+                }],
+            },
         }
     }
 
     fn summary(&self) -> String {
-        let mut text = format!("{} of {} fields", self.resolved, self.fields);
+        let mut text = format!("{} of {} fields missing", self.missing, self.fields);
         for (index, line) in self.absent.iter().enumerate() {
-            text.push_str(if index == 0 { "; " } else { ", " });
+            text.push_str(if index == 0 { ": " } else { ", " });
             text.push_str(&line.reason);
         }
         text

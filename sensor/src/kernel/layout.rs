@@ -115,6 +115,20 @@ impl Resolution {
             .and_then(|(_, outcome)| outcome.as_ref().err())
     }
 
+    /// Absent fields and why, without those whose alternative is there.
+    pub fn missing(&self) -> impl Iterator<Item = (Field, &Absence)> {
+        self.report.iter().filter_map(|(field, outcome)| {
+            let absence = outcome.as_ref().err()?;
+            let alternative = ALTERNATIVES.iter().find_map(|pair| match pair {
+                [one, other] if one == field => Some(*other),
+                [one, other] if other == field => Some(*one),
+                _ => None,
+            });
+            let replaced = alternative.is_some_and(|other| self.layout.has(other));
+            (!replaced).then_some((*field, absence))
+        })
+    }
+
     /// Resolves every field.
     #[must_use]
     pub fn new(btf: &Btf) -> Self {
@@ -143,6 +157,12 @@ impl Resolution {
         Self { layout, report }
     }
 }
+
+/// Fields of which a kernel has one: times kept as `struct timespec64` (to 6.10) or as seconds and nanoseconds.
+const ALTERNATIVES: [[Field; 2]; 2] = [
+    [Field::InodeMtimeNsecLong, Field::InodeMtimeNsecInt],
+    [Field::InodeCtimeNsecLong, Field::InodeCtimeNsecInt],
+];
 
 type Outcomes = BTreeMap<Field, Result<Resolved, Absence>>;
 
@@ -346,6 +366,8 @@ mod tests {
         let int = writer.int("int", 4);
         writer.structure("file", 8, &[("f_mode", int, 32)]);
         let btf = writer.btf();
+        let resolution = Resolution::new(&btf);
+        assert_eq!(resolution.missing().count(), Field::COUNT - 1);
         assert_eq!(outcome_of(&btf, Field::FileMode), Ok(4));
         assert_eq!(
             outcome_of(&btf, Field::FileFlags),
@@ -559,5 +581,9 @@ mod tests {
             resolution.layout.has(Field::InodeCtimeNsecLong),
             resolution.layout.has(Field::InodeCtimeNsecInt)
         );
+        // One of the two is there, so neither is missing.
+        assert!(resolution.missing().all(|(field, _)| {
+            field != Field::InodeCtimeNsecLong && field != Field::InodeCtimeNsecInt
+        }));
     }
 }

@@ -465,7 +465,7 @@ fn load_object(
         if let Watch::Scope(scope) = options.watch {
             enter_scope(&mut ebpf, scope)?;
         }
-        let mut trial = Trial::new(ebpf, types);
+        let mut trial = Trial::new(ebpf, types, &features.bpf_loop);
         match known.try_all(&mut trial, options.backend, base, current) {
             Outcome::Settled(coverage) => {
                 if coverage.programs().is_empty() {

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes as _;
 
 use super::coverage::{Attached, Chosen, Coverage, Degraded, KindCoverage, Refusal};
 use crate::kernel::chain;
-use crate::kernel::feature::Features;
+use crate::kernel::feature::{Features, Finding};
 use crate::kernel::layout::Resolution;
 use crate::probe::{Attach, Backend, BackendChoice, Candidate, PROBES, Part, Probe};
 
@@ -21,6 +21,8 @@ use crate::probe::{Attach, Backend, BackendChoice, Candidate, PROBES, Part, Prob
 const VERIFIER_LINES: usize = 4;
 /// The kernel's own errno for "not supported", which libc does not know.
 const ENOTSUPP: i32 = 524;
+/// How the names of programs that use `bpf_loop` end.
+const LOOP_SUFFIX: &str = "_l";
 
 /// What the programs are told when each kind of record comes from the given family.
 pub(super) fn settings(base: Settings, chosen: &BTreeMap<RecordKind, Backend>) -> Settings {
@@ -173,12 +175,13 @@ impl<'a> Known<'a> {
                 continue;
             }
             match trial.try_candidate(candidate) {
-                Ok((programs, degraded)) => {
+                Ok(placed) => {
                     entry.chosen = Some(Chosen {
                         backend: candidate.backend,
-                        programs,
+                        programs: placed.programs,
                     });
-                    entry.degraded = degraded;
+                    entry.refused.extend(placed.refused);
+                    entry.degraded = placed.degraded;
                     entry.lost = candidate.lost;
                     break;
                 }
@@ -212,16 +215,24 @@ fn refuses_trampolines(refusal: &Refusal) -> bool {
 pub(super) struct Trial<'a> {
     pub(super) ebpf: Ebpf,
     types: &'a aya::Btf,
+    /// Whether `bpf_loop` is there: what needs it need not be verified, twice, to be refused.
+    loops: &'a Finding,
     attached: BTreeMap<&'static str, Attached>,
 }
 
-type Placed = (Vec<Attached>, Vec<Degraded>);
+/// A candidate that works: its programs, parts that do not, and alternatives that were refused on the way.
+struct Placed {
+    programs: Vec<Attached>,
+    degraded: Vec<Degraded>,
+    refused: Vec<Refusal>,
+}
 
 impl<'a> Trial<'a> {
-    pub(super) fn new(ebpf: Ebpf, types: &'a aya::Btf) -> Self {
+    pub(super) fn new(ebpf: Ebpf, types: &'a aya::Btf, loops: &'a Finding) -> Self {
         Self {
             ebpf,
             types,
+            loops,
             attached: BTreeMap::new(),
         }
     }
@@ -231,9 +242,11 @@ impl<'a> Trial<'a> {
         let mut programs = Vec::with_capacity(candidate.parts.len());
         let mut fresh: Vec<Attached> = Vec::new();
         let mut degraded = Vec::new();
+        let mut passed_over = Vec::new();
         for part in candidate.parts {
             match self.place(candidate.backend, part) {
-                Ok(attached) => {
+                Ok((attached, refused)) => {
+                    passed_over.extend(refused);
                     programs.push(attached);
                     if self.attached.insert(attached.program, attached).is_none() {
                         fresh.push(attached);
@@ -251,27 +264,43 @@ impl<'a> Trial<'a> {
                 },
             }
         }
-        Ok((programs, degraded))
+        Ok(Placed {
+            programs,
+            degraded,
+            refused: passed_over,
+        })
     }
 
     /// Attaches the first program of a part that works; one that is attached already will do.
-    fn place(&mut self, backend: Backend, part: &Part) -> Result<Attached, Vec<Refusal>> {
+    fn place(
+        &mut self,
+        backend: Backend,
+        part: &Part,
+    ) -> Result<(Attached, Vec<Refusal>), Vec<Refusal>> {
         if let Some(attached) = part
             .programs
             .iter()
             .find_map(|program| self.attached.get(program))
         {
-            return Ok(*attached);
+            return Ok((*attached, Vec::new()));
         }
         let mut refusals = Vec::new();
         for program in part.programs {
+            if program.ends_with(LOOP_SUFFIX) && self.loops.available == Some(false) {
+                refusals.push(Refusal {
+                    program: Some(program),
+                    hook: part.places.first().map(ToString::to_string),
+                    ..Refusal::before_trial(backend, format!("bpf_loop: {}", self.loops.reason))
+                });
+                continue;
+            }
             for attach in part.places {
                 let attached = Attached {
                     program,
                     attach: *attach,
                 };
                 match attach_one(&mut self.ebpf, self.types, attached) {
-                    Ok(()) => return Ok(attached),
+                    Ok(()) => return Ok((attached, refusals)),
                     Err(error) => {
                         let refusal = refusal(backend, attached, &error);
                         tracing::debug!(%refusal, "refused");
@@ -431,7 +460,7 @@ fn last_lines(log: &str) -> Vec<String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::kernel::feature::{Capabilities, Finding, Lockdown};
+    use crate::kernel::feature::{Capabilities, Lockdown};
     use crate::kernel::layout::Absence;
 
     pub(in crate::loader) fn features(kprobes: Option<bool>) -> Features {

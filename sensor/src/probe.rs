@@ -12,6 +12,10 @@ use serde::Serialize;
 
 pub use crate::config::BackendChoice;
 
+mod document;
+
+pub use document::hooks_markdown;
+
 /// A family of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]

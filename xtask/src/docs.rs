@@ -10,9 +10,10 @@ use crate::command::output;
 use crate::place::Place;
 
 /// Page, crate and the example that prints it. A new page is a new row.
-const PAGES: [(&str, &str, &str); 2] = [
+const PAGES: [(&str, &str, &str); 3] = [
     ("docs/events.md", "sensor-proto", "events_md"),
     ("docs/config.md", "sensor", "config-docs"),
+    ("docs/hooks.md", "sensor", "hooks-docs"),
 ];
 
 #[derive(Debug, clap::Args)]

@@ -177,9 +177,16 @@ mod tests {
             .into_iter()
             .filter_map(|path| path.strip_prefix("docs/decisions/").map(str::to_owned))
             .collect();
-        for (number, name) in (1..).zip(&names) {
-            assert!(name.starts_with(&format!("{number:04}-")), "{name}");
+        let numbers: BTreeSet<&str> = names.iter().map(|name| &name[..4]).collect();
+        assert_eq!(
+            numbers.len(),
+            names.len(),
+            "a number is used twice: {names:?}"
+        );
+        for name in &names {
+            let number: u32 = name[..4].parse().unwrap();
             let text = read(&format!("docs/decisions/{name}"));
+            assert!(text.starts_with(&format!("# {number}. ")), "{name}");
             for heading in ["\n## Context\n", "\n## Decision\n", "\n## Consequences\n"] {
                 assert!(text.contains(heading), "{name} lacks{heading}");
             }

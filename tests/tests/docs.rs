@@ -75,8 +75,8 @@ mod tests {
         let mut wrong = Vec::new();
         for document in documents() {
             let text = prose(&read(&document));
-            for (at, _) in text.match_indices("](") {
-                let target = text[at + 2..].split(')').next().unwrap();
+            for rest in text.split("](").skip(1) {
+                let target = rest.split(')').next().unwrap();
                 if target.contains("://") || target.starts_with("mailto:") {
                     continue;
                 }
@@ -177,14 +177,19 @@ mod tests {
             .into_iter()
             .filter_map(|path| path.strip_prefix("docs/decisions/").map(str::to_owned))
             .collect();
-        let numbers: BTreeSet<&str> = names.iter().map(|name| &name[..4]).collect();
+        let numbers: BTreeSet<&str> = names
+            .iter()
+            .map(|name| name.split_once('-').unwrap().0)
+            .collect();
         assert_eq!(
             numbers.len(),
             names.len(),
             "a number is used twice: {names:?}"
         );
         for name in &names {
-            let number: u32 = name[..4].parse().unwrap();
+            let (number, _) = name.split_once('-').unwrap();
+            assert_eq!(number.len(), 4, "{name}");
+            let number: u32 = number.parse().unwrap();
             let text = read(&format!("docs/decisions/{name}"));
             assert!(text.starts_with(&format!("# {number}. ")), "{name}");
             for heading in ["\n## Context\n", "\n## Decision\n", "\n## Consequences\n"] {

@@ -172,12 +172,11 @@ pub fn live(
     tell: &mut dyn FnMut(&Ledger),
 ) -> Result<Summary, RunError> {
     let config = request.config;
+    let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
     let signals = Signals::block().map_err(RunError::start("signals"))?;
-    let proc = Proc::new("/proc");
     let clock = Arc::new(Clock::new()?);
-    let features = Features::probe(&proc);
     let closed = build::Closed::default();
     let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
@@ -263,6 +262,19 @@ pub fn live(
     })
 }
 
+/// What this kernel can do. Without the privilege to load programs nothing else is tried: who lacks it is told that, not
+/// that some file cannot be made.
+fn look() -> Result<(Proc, Features), LoadError> {
+    let proc = Proc::new("/proc");
+    let features = Features::probe(&proc);
+    let missing = features.capabilities.missing_for_load();
+    if missing.is_empty() {
+        Ok((proc, features))
+    } else {
+        Err(LoadError::MissingCapability { missing })
+    }
+}
+
 fn closed_reason(closed: &build::Closed) -> Option<RunError> {
     let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
     reason.map(RunError::OutputClosed)
@@ -274,12 +286,11 @@ fn closed_reason(closed: &build::Closed) -> Option<RunError> {
 /// [`RunError`].
 pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     let config = request.config;
+    let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
     let signals = Signals::block().map_err(RunError::start("signals"))?;
-    let proc = Proc::new("/proc");
     let clock = Clock::new()?;
-    let features = Features::probe(&proc);
     let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
     let mut recorder = Recorder::create(file, &header)?;

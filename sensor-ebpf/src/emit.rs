@@ -9,7 +9,8 @@ use core::{ptr, slice};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::RingBuf;
 use sensor_common::counter::KernelCounter;
-use sensor_common::record::{ARGS_MAX, Header, Lane, Record, Subject, Text};
+use sensor_common::map::OpenFile;
+use sensor_common::record::{ARGS_MAX, Lane, Record, Text};
 
 use crate::path::{self, Walk, Walker};
 use crate::task::{Actor, Place};
@@ -31,11 +32,7 @@ pub(crate) const EXEC_BYTES: usize = (128 << 10) + PIECE;
 const ARGS_PAGES: u32 = (ARGS_MAX / PIECE) as u32 + 1;
 
 /// What every record starts with.
-#[repr(C)]
-struct Start {
-    header: Header,
-    subject: Subject,
-}
+type Start = OpenFile;
 
 /// Where one program builds its records with tails.
 #[repr(C)]
@@ -78,7 +75,7 @@ pub(crate) fn fixed<R: Record + 'static>(actor: impl Actor, fill: impl FnOnce(&m
     };
     let record = entry.as_mut_ptr();
     // SAFETY: the entry has room for one record.
-    unsafe { ptr::write_bytes(record, 0, 1) };
+    unsafe { read::clear(record) };
     // SAFETY: the entry is zeroed, and zeros are a valid record.
     let record = unsafe { &mut *record };
     describe(record, actor, sequence, size_of::<R>() as u64);
@@ -134,16 +131,15 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Header and subject of a record, as the tables of what is under way keep them.
+/// Header and subject of a record: what is kept of it until its end.
 #[inline(always)]
-pub(crate) fn start_of<R: Record>(record: &R) -> (&Header, &Subject) {
+pub(crate) fn start_of<R: Record>(record: &R) -> &OpenFile {
     const {
         assert!(size_of::<R>() >= size_of::<Start>() && align_of::<R>() == align_of::<Start>());
     }
     let start = ptr::from_ref(record).cast::<Start>();
     // SAFETY: every record begins with header and subject.
-    let start = unsafe { &*start };
-    (&start.header, &start.subject)
+    unsafe { &*start }
 }
 
 /// The sequence number, unless the actor is filtered.
@@ -209,7 +205,7 @@ impl<R: Record, const BYTES: usize> Draft<R, BYTES> {
         };
         let record = ptr::from_mut(draft.record());
         // SAFETY: the scratch has room for one record.
-        unsafe { ptr::write_bytes(record, 0, 1) };
+        unsafe { read::clear(record) };
         draft.set_used(size_of::<R>() as u64);
         draft
     }

@@ -100,17 +100,6 @@ pub(crate) struct ConnectCall {
     pub(crate) address: [u8; ADDRESS_BYTES + 2],
 }
 
-impl ConnectCall {
-    /// What an entry is before it is filled in.
-    pub(crate) const EMPTY: Self = Self {
-        started_boot_ns: 0,
-        socket: 0,
-        state: 0,
-        address_bytes: 0,
-        address: [0; ADDRESS_BYTES + 2],
-    };
-}
-
 #[map(name = "connect_calls")]
 pub(crate) static CONNECT_CALLS: HashMap<u64, ConnectCall> = HashMap::with_max_entries(CALLS, 0);
 
@@ -127,31 +116,6 @@ pub(crate) struct ModuleCall {
     /// Bits of [`sensor_common::record::module_flag`].
     pub(crate) flags: u64,
     pub(crate) name: [u8; 56],
-}
-
-impl ModuleCall {
-    /// What an entry is before it is filled in.
-    pub(crate) const EMPTY: Self = Self {
-        file: FileIdentity {
-            inode: 0,
-            size: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            fs_magic: 0,
-            version: 0,
-            device: 0,
-            generation: 0,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            nlink: 0,
-        },
-        mount: 0,
-        dentry: 0,
-        taints: 0,
-        flags: 0,
-        name: [0; 56],
-    };
 }
 
 #[map(name = "module_calls")]

@@ -7,10 +7,12 @@ use core::arch::asm;
 use core::mem::{MaybeUninit, transmute};
 use core::ptr::{self, NonNull};
 
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use sensor_common::layout::Field;
+use sensor_common::map::Connecting;
 
 use crate::layout;
-use crate::map::ADDRESS_BYTES;
+use crate::map::{ADDRESS_BYTES, ConnectCall, ModuleCall};
 
 /// A kernel object: an address that came from the kernel. What is read there is checked, by the verifier or by the
 /// helper, each time.
@@ -118,6 +120,45 @@ impl Access for Probed {
     }
 }
 
+/// Zeroes `value` word by word: the compiler's memset would be a call of a loop over bytes.
+///
+/// # Safety
+/// `value` is writable, and zeros are a valid `T`.
+#[inline(always)]
+pub(crate) unsafe fn clear<T>(value: *mut T) {
+    const {
+        assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8);
+    }
+    let words = value.cast::<u64>();
+    let mut index = 0;
+    while index < size_of::<T>() / 8 {
+        // SAFETY: inside the value, by this function's own condition. Volatile, else it becomes that memset.
+        unsafe { ptr::write_volatile(words.wrapping_add(index), 0) };
+        index += 1;
+    }
+}
+
+/// Makes `place` a value of zeros. In place, since the compiler would make a copy by a memset again.
+#[inline(always)]
+pub(crate) fn zeroed<T: Zero>(place: &mut MaybeUninit<T>) -> &mut T {
+    // SAFETY: zeros are valid by the trait's condition.
+    unsafe { clear(place.as_mut_ptr()) };
+    // SAFETY: as above.
+    unsafe { place.assume_init_mut() }
+}
+
+/// Of which zeros are a valid value.
+///
+/// # Safety
+/// That is so, and the size is a multiple of 8.
+pub(crate) unsafe trait Zero: Copy {}
+// SAFETY: numbers only.
+unsafe impl Zero for ConnectCall {}
+// SAFETY: numbers only.
+unsafe impl Zero for ModuleCall {}
+// SAFETY: numbers only.
+unsafe impl Zero for Connecting {}
+
 /// Copies the first bytes of a field of any type.
 #[inline(always)]
 pub(crate) fn bytes(object: Object, field: Field, destination: &mut [u8]) -> bool {
@@ -141,6 +182,14 @@ pub(crate) fn string(object: Object, field: Field, destination: &mut [u8]) {
     let length = destination.len() as u64;
     // SAFETY: the slice is as large as it says. On failure the helper leaves zeros.
     unsafe { probe_read_kernel_str(destination.as_mut_ptr(), length, source) };
+}
+
+/// The current task's name, NUL-padded.
+#[inline(always)]
+pub(crate) fn current_comm(destination: &mut [u8; 16]) {
+    let length = destination.len() as u32;
+    // SAFETY: the array is as large as it says. aya's wrapper would copy it byte by byte.
+    unsafe { bpf_get_current_comm(destination.as_mut_ptr().cast(), length) };
 }
 
 /// Copies a socket address, whose length the caller gave, and gives the length that is kept.

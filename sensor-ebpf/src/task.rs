@@ -1,8 +1,6 @@
 //! Who did it: the current task, or one that was kept.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf};
 use sensor_common::UNKNOWN;
 use sensor_common::counter::KernelCounter;
 use sensor_common::layout::Field;
@@ -140,19 +138,25 @@ pub(crate) struct Place {
 /// The root of the current task, where its paths end.
 #[inline(always)]
 pub(crate) fn current_root() -> Place {
-    let mut root = Place {
+    let root = if layout::feature(feature::TASK_BTF) {
+        current_typed().and_then(root::<Typed>)
+    } else {
+        current_probed().and_then(root::<Probed>)
+    };
+    // Without a root a walk ends at the mount that hangs nowhere, and says so.
+    root.unwrap_or(Place {
         mount: 0,
         dentry: 0,
-    };
-    if let Some(fs) = current_pointer(Field::TaskFs) {
-        if let Some(mount) = Probed::number(fs, Field::FsRootMnt) {
-            root.mount = mount;
-        }
-        if let Some(dentry) = Probed::number(fs, Field::FsRootDentry) {
-            root.dentry = dentry;
-        }
-    }
-    root
+    })
+}
+
+#[inline(always)]
+fn root<A: Access>(task: Object) -> Option<Place> {
+    let fs = A::pointer(task, Field::TaskFs)?;
+    Some(Place {
+        mount: A::number(fs, Field::FsRootMnt)?,
+        dentry: A::number(fs, Field::FsRootDentry)?,
+    })
 }
 
 /// `start_boottime` of the thread group leader of `task`, 0 if it cannot be read.
@@ -188,31 +192,19 @@ fn describe<A: Access>(task: Option<Object>, header: &mut Header, subject: &mut 
     let pid_tgid = bpf_get_current_pid_tgid();
     header.tgid = (pid_tgid >> 32) as u32;
     header.pid = pid_tgid as u32;
-    if let Ok(comm) = bpf_get_current_comm() {
-        subject.comm = comm;
-    }
-    subject.uid = UNKNOWN;
-    subject.gid = UNKNOWN;
-    subject.euid = UNKNOWN;
-    subject.egid = UNKNOWN;
-    subject.suid = UNKNOWN;
-    subject.sgid = UNKNOWN;
-    subject.fsuid = UNKNOWN;
-    subject.fsgid = UNKNOWN;
-    subject.loginuid = UNKNOWN;
-    subject.session_id = UNKNOWN;
+    read::current_comm(&mut subject.comm);
     let Some(task) = task else {
+        subject.loginuid = UNKNOWN;
+        subject.session_id = UNKNOWN;
+        without_credentials(subject);
         return;
     };
     header.start_boot_ns = start_boot_ns::<A>(task);
-    if let Some(loginuid) = A::number(task, Field::TaskLoginuid) {
-        subject.loginuid = loginuid;
-    }
-    if let Some(session) = A::number(task, Field::TaskSessionid) {
-        subject.session_id = session;
-    }
-    if let Some(cred) = A::pointer(task, Field::TaskCred) {
-        credentials::<A>(cred, subject);
+    subject.loginuid = A::number(task, Field::TaskLoginuid).unwrap_or(UNKNOWN);
+    subject.session_id = A::number(task, Field::TaskSessionid).unwrap_or(UNKNOWN);
+    match A::pointer(task, Field::TaskCred) {
+        Some(cred) => credentials::<A>(cred, subject),
+        None => without_credentials(subject),
     }
     subject.cgroup_id = A::pointer(task, Field::TaskCgroups)
         .and_then(|set| A::pointer(set, Field::CssSetDflCgrp))
@@ -224,6 +216,18 @@ fn describe<A: Access>(task: Option<Object>, header: &mut Header, subject: &mut 
         .and_then(|namespace| A::number(namespace, Field::MntNsInum))
         .unwrap_or(0);
     subject.flags = flags::<A>(task);
+}
+
+#[inline(always)]
+fn without_credentials(subject: &mut Subject) {
+    subject.uid = UNKNOWN;
+    subject.gid = UNKNOWN;
+    subject.suid = UNKNOWN;
+    subject.sgid = UNKNOWN;
+    subject.euid = UNKNOWN;
+    subject.egid = UNKNOWN;
+    subject.fsuid = UNKNOWN;
+    subject.fsgid = UNKNOWN;
 }
 
 #[inline(always)]

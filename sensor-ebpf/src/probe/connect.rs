@@ -4,6 +4,8 @@
 //! is kept by socket. What fails before a SYN is sent, datagram sockets and unix sockets: entry and return of the
 //! protocol's connect function, called with an address that is already in the kernel.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{
     BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext,
@@ -11,7 +13,7 @@ use aya_ebpf::programs::{
 use sensor_common::counter::KernelCounter;
 use sensor_common::layout::Field;
 use sensor_common::map::Connecting;
-use sensor_common::record::{ConnectRecord, Header, RecordKind, Subject, Text, connect_result};
+use sensor_common::record::{ConnectRecord, RecordKind, Text, connect_result};
 
 use crate::emit::{self, Draft, PATH_BYTES, Scratch, admit, fixed, lost, tailed};
 use crate::map::ConnectCall;
@@ -78,26 +80,24 @@ fn tcp_begins(sk: Object) -> Option<()> {
         call.state = state::SENT;
     } else if layout::syscall_exit(RecordKind::Connect) {
         // No entry probe: the return of the system call must learn that a SYN was sent.
-        let mut call = ConnectCall::EMPTY;
+        let mut place = MaybeUninit::uninit();
+        let call = read::zeroed::<ConnectCall>(&mut place);
         call.state = state::SENT;
         call.socket = Typed::pointer(sk, Field::SockSocket).map_or(0, Object::address);
-        map::insert(&map::CONNECT_CALLS, task::thread_key(), &call);
+        map::insert(&map::CONNECT_CALLS, task::thread_key(), call);
     }
     if !admit::<ConnectRecord>() {
         return None;
     }
-    let mut connecting = Connecting {
-        header: Header::default(),
-        subject: Subject::default(),
-        remote_address: [0; 16],
-        remote_port: Typed::number::<u16>(sk, Field::SockDport).map_or(0, u16::from_be),
-        family: Typed::number(sk, Field::SockFamily)?,
-        net_ns: net_ns::<Typed>(sk),
-    };
+    let mut place = MaybeUninit::uninit();
+    let connecting = read::zeroed::<Connecting>(&mut place);
+    connecting.remote_port = Typed::number::<u16>(sk, Field::SockDport).map_or(0, u16::from_be);
+    connecting.family = Typed::number(sk, Field::SockFamily)?;
+    connecting.net_ns = net_ns::<Typed>(sk);
     Current.describe(&mut connecting.header, &mut connecting.subject);
     connecting.header.time_boot_ns = emit::now();
     remote_address(sk, connecting.family, &mut connecting.remote_address);
-    if !map::insert(&map::CONNECTING, sk.address(), &connecting) {
+    if !map::insert(&map::CONNECTING, sk.address(), connecting) {
         lost::<ConnectRecord>(KernelCounter::LostMapFull);
     }
     Some(())
@@ -219,14 +219,15 @@ fn called<A: Access>(socket: Object, address: u64, length: u64) -> Option<()> {
     if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
         return None;
     }
-    let mut call = ConnectCall::EMPTY;
+    let mut place = MaybeUninit::uninit();
+    let call = read::zeroed::<ConnectCall>(&mut place);
     call.started_boot_ns = emit::now();
     call.socket = socket.address();
     if A::number::<u32>(socket, Field::SocketState).is_some_and(|state| state != SS_UNCONNECTED) {
         call.state = state::AGAIN;
     }
     call.address_bytes = read::address(&mut call.address, address, length);
-    if !map::insert(&map::CONNECT_CALLS, task::thread_key(), &call) {
+    if !map::insert(&map::CONNECT_CALLS, task::thread_key(), call) {
         lost::<ConnectRecord>(KernelCounter::LostMapFull);
     }
     Some(())

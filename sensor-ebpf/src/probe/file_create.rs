@@ -9,7 +9,7 @@ use aya_ebpf::macros::{fentry, kprobe};
 use aya_ebpf::programs::{FEntryContext, ProbeContext};
 use sensor_common::counter::KernelCounter;
 use sensor_common::layout::Field;
-use sensor_common::map::{OpenFile, feature};
+use sensor_common::map::feature;
 use sensor_common::record::{FileCloseRecord, FileCreateRecord, create, file_flag};
 
 use crate::emit::{Draft, PATH_BYTES, Scratch, lost, start_of, tailed};
@@ -148,18 +148,16 @@ fn opened<W: Walker, A: Access>(file: Object) -> Option<()> {
         return None;
     }
     let scratch = map::SCRATCH_OPEN.get_ptr_mut(0);
-    let follow = layout::feature(feature::FILE_CLOSE_PROBE) && mode & FMODE_WRITE != 0;
-    report_open::<W, A>(scratch, file, mode, follow);
+    report_open::<W, A, true>(scratch, file, mode);
     Some(())
 }
 
-/// Reports a file that an open created; `follow`: its close will be reported too.
+/// Reports a file that an open created; `FOLLOW`: and keeps it for the report of its close, if that is probed.
 #[inline(always)]
-pub(super) fn report_open<W: Walker, A: Access>(
+pub(super) fn report_open<W: Walker, A: Access, const FOLLOW: bool>(
     scratch: Option<*mut Scratch<PATH_BYTES>>,
     file: Object,
     mode: u32,
-    follow: bool,
 ) {
     let mut kept = false;
     let emitted = tailed::<FileCreateRecord, PATH_BYTES>(scratch, Current, |draft| {
@@ -173,7 +171,7 @@ pub(super) fn report_open<W: Walker, A: Access>(
             file::identify::<A>(inode, &mut record.file);
         }
         push_path::<W>(draft, file::place::<A>(file));
-        if follow {
+        if FOLLOW && mode & FMODE_WRITE != 0 && layout::feature(feature::FILE_CLOSE_PROBE) {
             kept = keep(draft.record(), file);
         }
     });
@@ -186,15 +184,7 @@ pub(super) fn report_open<W: Walker, A: Access>(
 /// Keeps the creator until the close.
 #[inline(always)]
 fn keep(record: &mut FileCreateRecord, file: Object) -> bool {
-    let (header, subject) = start_of(record);
-    let kept = map::insert(
-        &map::OPEN_FILES,
-        file.address(),
-        &OpenFile {
-            header: *header,
-            subject: *subject,
-        },
-    );
+    let kept = map::insert(&map::OPEN_FILES, file.address(), start_of(record));
     if kept {
         record.file_key = file.address();
         record.flags |= file_flag::CLOSE_FOLLOWS;

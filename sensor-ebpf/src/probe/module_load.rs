@@ -4,6 +4,8 @@
 //! from memory (`security_kernel_load_data`); `module_load(mod)`, which names a module that is accepted; and the return
 //! of `load_module`, which says how it ended.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{
     BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext,
@@ -92,7 +94,12 @@ fn call() -> Option<&'static mut ModuleCall> {
 #[inline(always)]
 fn begin() -> Option<&'static mut ModuleCall> {
     let thread = task::thread_key();
-    if !map::insert(&map::MODULE_CALLS, thread, &ModuleCall::EMPTY) {
+    let mut place = MaybeUninit::uninit();
+    if !map::insert(
+        &map::MODULE_CALLS,
+        thread,
+        read::zeroed::<ModuleCall>(&mut place),
+    ) {
         lost::<ModuleLoadRecord>(KernelCounter::LostMapFull);
         return None;
     }

@@ -61,7 +61,7 @@ fn returned<W: Walker>(context: &BtfTracePointContext) -> Option<()> {
         let file = file_of(result as u64)?;
         let mode = Probed::number::<u32>(file, Field::FileMode)?;
         if mode & (FMODE_CREATED | FMODE_NOACCOUNT) == FMODE_CREATED {
-            file_create::report_open::<W, Probed>(scratch, file, mode, false);
+            file_create::report_open::<W, Probed, false>(scratch, file, mode);
         }
         return None;
     }

@@ -156,7 +156,7 @@ pub(crate) fn envelope(
 
 /// Words for a trigger, of texts and paths alike.
 pub(crate) fn words<'a>(texts: &[&'static str], path: &'a Path) -> Vec<&'a OsStr> {
-    let mut words: Vec<&OsStr> = texts.iter().map(OsStr::new).collect();
+    let mut words: Vec<&OsStr> = texts.iter().map(|text| OsStr::new(*text)).collect();
     words.push(path.as_os_str());
     words
 }

@@ -442,7 +442,10 @@ fn identity() {
             &path,
         );
         let child = Running::start([terminal_words, rest].concat());
-        let (event, expected) = whole(sensor, child.pid(), began, &oracle::shown_path(&path), 2);
+        let (event, mut expected) =
+            whole(sensor, child.pid(), began, &oracle::shown_path(&path), 2);
+        // Real and effective ids differ, which the kernel takes for raised privileges.
+        expected.is("secure_exec", true);
         expected.check(&event["process"]);
         let process = &event["process"];
         assert_eq!(process["credentials"]["effective_user"]["id"], 2);

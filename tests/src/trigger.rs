@@ -429,7 +429,7 @@ impl State {
             .pop()
             .ok_or_else(|| anyhow::anyhow!("no file is open"))?;
         file.set_len(4096)?;
-        let (read, write) = nix::unistd::pipe()?;
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let mut writer = Command::new(program)
             .stdin(Stdio::from(file))
             .stdout(Stdio::from(read))

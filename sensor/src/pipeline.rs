@@ -469,7 +469,7 @@ impl Pipeline {
                 event::envelope(&self.context(), &attempt.header, Lane::Network, backend);
             event.time_boot_ns = now;
             event.time_ns = self.clock.wall_ns(now);
-            event.body = Some(Body::Connect(event::in_progress(&attempt, now)));
+            event.body = Some(Body::Connect(event::in_progress(&attempt)));
             let row = Row::Kind(RecordKind::Connect);
             self.ledger.synthesised(row);
             let actor = self.act(&mut event, &attempt.header, &attempt.subject);
@@ -1142,7 +1142,7 @@ impl Pipeline {
             process: event.process.clone(),
         };
         self.ledger.sealed(row);
-        self.render(&event, actor.as_ref(), parent.as_ref());
+        self.render(&mut event, actor.as_ref(), parent.as_ref());
         Some(sent)
     }
 
@@ -1165,15 +1165,19 @@ impl Pipeline {
         };
         self.ledger.synthesised(row);
         self.ledger.sealed(row);
-        self.render(&event, actor.as_ref(), parent.as_ref());
+        self.render(&mut event, actor.as_ref(), parent.as_ref());
     }
 
     fn render(
         &mut self,
-        event: &v1::Event,
+        event: &mut v1::Event,
         actor: Option<&Arc<ProcessImage>>,
         parent: Option<&Arc<ProcessImage>>,
     ) {
+        if self.live {
+            // A replay gives the same events each time; when it was processed says nothing there.
+            event.processed_time_ns = self.clock.wall_now_ns().ok();
+        }
         let table = &mut self.table;
         self.output.event(
             event,
@@ -1200,10 +1204,15 @@ impl Pipeline {
             return;
         }
         let mut file = v1::FileInfo::default();
-        if slot == Slot::Created && self.closes.is_some() {
+        let watched = slot == Slot::Created && self.closes.is_some();
+        if watched {
             put_final(&self.context(), &mut file, result);
         }
         put_hash(&mut file, result);
+        if watched && result.verdict == v1::HashVerdict::Verified {
+            // Only what nobody writes any more is verified: this is the close that no hook of this backend saw.
+            return self.patch_event(sent, v1::patch::Part::ClosedFile(file));
+        }
         let (slot, index) = slot.schema();
         let part = v1::FilePatch {
             slot: slot.into(),
@@ -1218,7 +1227,15 @@ impl Pipeline {
         self.patch_event(&sent, v1::patch::Part::ClosedFile(closed));
     }
 
-    fn patch_event(&mut self, sent: &Sent, part: v1::patch::Part) {
+    fn patch_event(&mut self, sent: &Sent, mut part: v1::patch::Part) {
+        if let (Some(file), Some(process)) = (part_file(&mut part), &sent.process) {
+            let key = self
+                .table
+                .key(process.pid, process.start_boot_ns.unwrap_or(0));
+            if let Some(row) = self.table.find(key) {
+                self.table.describer.name_file(file, &row.process);
+            }
+        }
         let now = self.now();
         let event = v1::Event {
             time_ns: self.clock.wall_ns(now),
@@ -1233,6 +1250,15 @@ impl Pipeline {
             ..v1::Event::default()
         };
         self.deliver(event, None, None);
+    }
+}
+
+/// The file that a patch tells.
+fn part_file(part: &mut v1::patch::Part) -> Option<&mut v1::FileInfo> {
+    match part {
+        v1::patch::Part::File(patch) => patch.file.as_mut(),
+        v1::patch::Part::ClosedFile(file) => Some(file),
+        v1::patch::Part::Container(_) | v1::patch::Part::Connect(_) => None,
     }
 }
 

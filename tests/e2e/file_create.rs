@@ -405,7 +405,11 @@ fn deleted() {
         steps.extend(["close", "step"].map(OsStr::new));
         let child = Running::start(steps);
         child.step();
-        let event = sensor.closed(&created(sensor, &oracle::shown_path(&path)));
+        // Without a name it may be out of reach, and then nobody can say when it was closed.
+        let event = created(sensor, &oracle::shown_path(&path));
+        let event = sensor.patched(&event, |event| {
+            event["file_create"]["file"]["hashes"]["verdict"].is_string()
+        });
         never_wrong(
             &event,
             b"short-lived",

@@ -75,6 +75,17 @@ impl Expected {
         );
     }
 
+    /// The field is not there, or has this value.
+    pub fn optional(&mut self, path: &str, value: impl Into<Value>) {
+        let value = value.into();
+        let check = move |values: &[Value]| match values {
+            [] => Ok(()),
+            [told] if *told == value => Ok(()),
+            told => Err(format!("{} is not {value}", list(told))),
+        };
+        self.put(path, Expect::Holds(Box::new(check)));
+    }
+
     /// The field, or that field in each of a list of messages, has these values.
     pub fn all<V: Into<Value>>(&mut self, path: &str, values: impl IntoIterator<Item = V>) {
         self.put(

@@ -272,7 +272,7 @@ impl Sensor {
     /// A file_create event with its final file, once the last writer has closed it.
     pub fn closed(&self, event: &Value) -> Value {
         self.patched(event, |event| {
-            event["file_create"]["closed"] == true && !pending(event)
+            event["file_create"]["closed"] == true && !pending(&event["file_create"])
         })
     }
 
@@ -516,31 +516,42 @@ fn pending(value: &Value) -> bool {
 /// Puts a patch into the event that it completes.
 fn apply(event: &mut Value, patch: &Value) {
     if let Some(part) = patch.get("file") {
-        let file = part["file"].clone();
-        match part["slot"].as_str() {
-            Some("image") => event["process"]["image"] = file,
+        let place = match part["slot"].as_str() {
+            Some("image") => &mut event["process"]["image"],
             Some("script") => {
-                let index =
-                    usize::try_from(part["index"].as_u64().expect("an index")).expect("small");
-                event["process"]["script_chain"][index] = file;
+                let index = part["index"].as_u64().expect("an index");
+                &mut event["process"]["script_chain"][usize::try_from(index).expect("small")]
             }
-            Some("created") => event["file_create"]["file"] = file,
-            Some("module") => event["module_load"]["file"] = file,
+            Some("created") => &mut event["file_create"]["file"],
+            Some("module") => &mut event["module_load"]["file"],
             slot => panic!("slot {slot:?} of {patch:#}"),
-        }
+        };
+        renew(place, &part["file"]);
     }
     if let Some(file) = patch.get("closed_file") {
-        event["file_create"]["file"] = file.clone();
+        renew(&mut event["file_create"]["file"], file);
         event["file_create"]["closed"] = Value::Bool(true);
     }
-    if let Some(Value::Object(known)) = patch.get("connect") {
-        for (name, value) in known {
-            event["connect"][name] = value.clone();
-        }
-        if !known.contains_key("errno")
-            && let Value::Object(connect) = &mut event["connect"]
-        {
-            connect.remove("errno");
+    if let Some(known) = patch.get("connect") {
+        renew(&mut event["connect"], known);
+    }
+}
+
+/// Fields that a patch tells stand for those that were sent; with them goes what was said of their absence.
+fn renew(message: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        panic!("a patch is a message: {patch:#}")
+    };
+    for (name, value) in fields {
+        if name == "absent" {
+            for (field, reason) in value.as_object().expect("reasons") {
+                message["absent"][field] = reason.clone();
+            }
+        } else {
+            message[name] = value.clone();
+            if let Some(Value::Object(absent)) = message.get_mut("absent") {
+                absent.remove(name);
+            }
         }
     }
 }

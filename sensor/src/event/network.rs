@@ -37,11 +37,11 @@ pub fn connect(record: &Parsed<'_, ConnectRecord>) -> v1::Connect {
         direction: v1::Direction::Outbound.into(),
         result: result(head.result, head.error).into(),
         errno: (head.error != 0).then_some(head.error),
-        duration_ns: Some(
+        duration_ns: has_handshake(unix, head.protocol).then(|| {
             head.header
                 .time_boot_ns
-                .saturating_sub(head.started_boot_ns),
-        ),
+                .saturating_sub(head.started_boot_ns)
+        }),
         ..v1::Connect::default()
     };
     if unix {
@@ -69,7 +69,7 @@ pub fn connect(record: &Parsed<'_, ConnectRecord>) -> v1::Connect {
 
 /// Body of a connect event for an attempt that has had no result for a while, seen at `now_boot_ns`.
 #[must_use]
-pub fn in_progress(attempt: &Connecting, now_boot_ns: u64) -> v1::Connect {
+pub fn in_progress(attempt: &Connecting) -> v1::Connect {
     let mut absent = Absences::default();
     absent.note(number::LOCAL, v1::AbsentReason::Pending);
     v1::Connect {
@@ -84,7 +84,6 @@ pub fn in_progress(attempt: &Connecting, now_boot_ns: u64) -> v1::Connect {
             attempt.remote_port,
         )),
         result: v1::ConnectResult::InProgress.into(),
-        duration_ns: Some(now_boot_ns.saturating_sub(attempt.header.time_boot_ns)),
         absent: absent.into_vec(),
         ..v1::Connect::default()
     }
@@ -142,6 +141,11 @@ fn socket_type(socket_type: u16) -> v1::SocketType {
 }
 
 /// IPPROTO_* (linux/in.h).
+/// Whether connecting such a socket asks the other end, which takes time: TCP, DCCP, SCTP, multipath TCP.
+fn has_handshake(unix: bool, protocol: u16) -> bool {
+    !unix && matches!(protocol, 6 | 33 | 132 | 262)
+}
+
 fn transport(protocol: u16) -> v1::Transport {
     match protocol {
         1 => v1::Transport::Icmp,

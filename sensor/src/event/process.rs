@@ -22,7 +22,7 @@ pub fn exec(record: &Parsed<'_, ExecRecord>) -> v1::Exec {
     v1::Exec {
         filename: super::text(filename),
         filename_truncated: filename.text.truncated(),
-        calling_tid: Some(record.head.old_pid),
+        calling_tid: Some(record.head.old_pid).filter(|tid| *tid != record.head.header.pid),
         absent: absent.into_vec(),
         ..v1::Exec::default()
     }

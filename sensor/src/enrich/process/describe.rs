@@ -105,7 +105,7 @@ impl Describer {
         }));
         if let Some(session) = &mut process.session {
             session.sid = (head.session != 0).then_some(head.session);
-            session.tty = event::padded(&head.tty);
+            session.tty = event::padded(&head.tty).map(terminal_name);
             session.tty_device =
                 (head.tty_device != 0).then(|| event::user_device(head.tty_device));
         }
@@ -451,6 +451,16 @@ fn snapshot_image(folder: &ProcessDir, path: Vec<u8>) -> v1::FileInfo {
     info.mtime_ns = Some(time(stat.st_mtime, nanoseconds(stat.st_mtime_nsec)));
     info.ctime_ns = Some(time(stat.st_ctime, nanoseconds(stat.st_ctime_nsec)));
     info
+}
+
+/// Name of a terminal below /dev: the kernel's own name of a pseudo-terminal lacks the folder.
+fn terminal_name(name: Vec<u8>) -> Vec<u8> {
+    match name.strip_prefix(b"pts") {
+        Some(number) if !number.is_empty() && number.iter().all(u8::is_ascii_digit) => {
+            [&b"pts/"[..], number].concat()
+        }
+        _ => name,
+    }
 }
 
 /// Process 1 of a pid namespace that is not the initial one.

@@ -1189,6 +1189,7 @@ impl Pipeline {
 
     /// The hash of an event that has left.
     fn patch(&mut self, sent: &Sent, slot: Slot, result: &HashResult) {
+        let mut whole = None;
         if matches!(slot, Slot::Image | Slot::Script(_))
             && let Some(process) = &sent.process
             && let Some(start) = process.start_boot_ns
@@ -1197,18 +1198,22 @@ impl Pipeline {
             self.table.update(key, process.exec_id, |row| {
                 if let Some(file) = process_file(row, slot) {
                     put_hash(file, result);
+                    whole = Some(file.clone());
                 }
             });
         }
         if sent.event_type == v1::EventType::Unspecified {
             return;
         }
-        let mut file = v1::FileInfo::default();
         let watched = slot == Slot::Created && self.closes.is_some();
-        if watched {
-            put_final(&self.context(), &mut file, result);
-        }
-        put_hash(&mut file, result);
+        let file = whole.unwrap_or_else(|| {
+            let mut file = v1::FileInfo::default();
+            if watched {
+                put_final(&self.context(), &mut file, result);
+            }
+            put_hash(&mut file, result);
+            file
+        });
         if watched && result.verdict == v1::HashVerdict::Verified {
             // Only what nobody writes any more is verified: this is the close that no hook of this backend saw.
             return self.patch_event(sent, v1::patch::Part::ClosedFile(file));
@@ -1357,7 +1362,12 @@ fn put_final(context: &Context<'_>, file: &mut v1::FileInfo, result: &HashResult
             true_len: Text::ABSENT,
         },
     };
-    event::merge_closed(file, event::file_info(context, identity, path));
+    let last = event::file_info(context, identity, path);
+    // Of a patch these are all that says which file it is.
+    file.device = file.device.or(last.device);
+    file.inode = file.inode.or(last.inode);
+    file.generation = file.generation.or(last.generation);
+    event::merge_closed(file, last);
 }
 
 /// The result for a created file that nobody could open.

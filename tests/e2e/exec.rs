@@ -135,6 +135,17 @@ fn scripts() {
             call(&event, &oracle::shown_path(chain[0]), None);
             let told = event["process"]["script_chain"].as_array();
             let told = told.unwrap_or_else(|| panic!("no chain: {event:#}"));
+            if !Place::here().sees_vfs() {
+                // Only the name that was called is known here, and it is said that the rest is not.
+                assert_eq!(told[0]["path"], oracle::shown_path(chain[0]), "{told:#?}");
+                assert_eq!(
+                    told[0]["absent"]["inode"], "not_on_this_backend",
+                    "{told:#?}"
+                );
+                assert!(told[0]["hashes"].is_null(), "{told:#?}");
+                child.finish_well();
+                continue;
+            }
             assert_eq!(told.len(), chain.len(), "{told:#?}");
             for (file, path) in told.iter().zip(&chain) {
                 check_file(file, path, path, &["path"]);

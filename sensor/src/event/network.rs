@@ -67,7 +67,7 @@ pub fn connect(record: &Parsed<'_, ConnectRecord>) -> v1::Connect {
     body
 }
 
-/// Body of a connect event for an attempt that has had no result for a while, seen at `now_boot_ns`.
+/// Body of a connect event for an attempt that has had no result for a while.
 #[must_use]
 pub fn in_progress(attempt: &Connecting) -> v1::Connect {
     let mut absent = Absences::default();

@@ -84,9 +84,9 @@ fn short_lived_programs() {
     // The victims run once, among the others.
     let every = EXECS / VICTIMS;
     let turn = |index: usize| {
-        if index % every == 0 {
+        if index.is_multiple_of(every) {
             let copy = index / every;
-            let after = if copy % 2 == 0 {
+            let after = if copy.is_multiple_of(2) {
                 After::Deleted
             } else {
                 After::Replaced

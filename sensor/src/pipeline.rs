@@ -149,8 +149,8 @@ pub struct Pipeline {
     late: Late,
     /// Hashes of the scripts that an exec under way has opened, by process id.
     scripts: HashMap<u32, Vec<EarlyHash>>,
-    /// TCP attempts reported as in progress: socket and start to the event.
-    attempts: HashMap<(u64, u64), Sent>,
+    /// TCP attempts that were in progress for a while: socket and start to the event, none if that was filtered.
+    attempts: HashMap<(u64, u64), Option<Sent>>,
     attempts_order: VecDeque<(u64, u64)>,
     counter: u64,
 }
@@ -458,6 +458,9 @@ impl Pipeline {
 
     /// Attempts of the table of connects that have been without a result for a while; each is reported once.
     pub fn attempts(&mut self, attempts: Vec<(u64, Connecting)>) {
+        if !self.events.contains(&v1::EventType::Connect) {
+            return;
+        }
         let now = self.now();
         for (socket, attempt) in attempts {
             let key = (socket, attempt.header.time_boot_ns);
@@ -479,10 +482,9 @@ impl Pipeline {
                 };
                 self.attempts.remove(&oldest);
             }
-            if let Some(sent) = self.seal(row, event, Some(actor)) {
-                self.attempts.insert(key, sent);
-                self.attempts_order.push_back(key);
-            }
+            let sent = self.seal(row, event, Some(actor));
+            self.attempts.insert(key, sent);
+            self.attempts_order.push_back(key);
         }
     }
 
@@ -810,7 +812,12 @@ impl Pipeline {
         let actor = self.act(&mut event, &head.header, &head.subject);
         let mut body = event::file_create(&self.context(), record);
         let (mut waits, mut ready) = (Vec::new(), Vec::new());
-        sort(hash, Slot::Created, &mut waits, &mut ready);
+        let slot = if follows {
+            Slot::Created
+        } else {
+            Slot::Watched
+        };
+        sort(hash, slot, &mut waits, &mut ready);
         if let Some(file) = &mut body.file {
             self.table.describer.name_file(file, &actor.process);
             for (_, ready) in ready {
@@ -904,10 +911,8 @@ impl Pipeline {
         let head = &record.head;
         let kind = RecordKind::Connect;
         let body = event::connect(record);
-        if let Some(sent) = self
-            .attempts
-            .remove(&(head.socket_key, head.started_boot_ns))
-        {
+        let attempt = (head.socket_key, head.started_boot_ns);
+        if let Some(Some(sent)) = self.attempts.remove(&attempt) {
             // The attempt was reported as in progress: this is its result.
             self.ledger.merged(Row::Kind(kind));
             let part = v1::ConnectPatch {
@@ -1024,17 +1029,17 @@ impl Pipeline {
         };
         held.hashes.retain(|(token, _)| *token != result.token);
         match slot {
-            Slot::Created | Slot::Module => {
+            Slot::Created | Slot::Watched | Slot::Module => {
                 let context = Context {
                     layout: &self.layout,
                     wall_minus_boot_ns: self.clock.offset_ns(),
                 };
                 if let Some(Body::FileCreate(body)) = &mut held.event.body {
                     let verified = result.verdict == v1::HashVerdict::Verified;
-                    body.closed |= verified && self.closes.is_some();
+                    body.closed |= verified && slot == Slot::Watched;
                 }
                 if let Some(file) = event_file(&mut held.event, slot) {
-                    if self.closes.is_some() {
+                    if slot == Slot::Watched {
                         put_final(&context, file, result);
                     }
                     put_hash(file, result);
@@ -1205,7 +1210,7 @@ impl Pipeline {
         if sent.event_type == v1::EventType::Unspecified {
             return;
         }
-        let watched = slot == Slot::Created && self.closes.is_some();
+        let watched = slot == Slot::Watched;
         let file = whole.unwrap_or_else(|| {
             let mut file = v1::FileInfo::default();
             if watched {
@@ -1311,13 +1316,13 @@ fn process_file(process: &mut v1::Process, slot: Slot) -> Option<&mut v1::FileIn
     match slot {
         Slot::Image => process.image.as_mut(),
         Slot::Script(index) => process.script_chain.get_mut(usize::try_from(index).ok()?),
-        Slot::Created | Slot::Module => None,
+        Slot::Created | Slot::Watched | Slot::Module => None,
     }
 }
 
 fn event_file(event: &mut v1::Event, slot: Slot) -> Option<&mut v1::FileInfo> {
     match (&mut event.body, slot) {
-        (Some(Body::FileCreate(body)), Slot::Created) => body.file.as_mut(),
+        (Some(Body::FileCreate(body)), Slot::Created | Slot::Watched) => body.file.as_mut(),
         (Some(Body::ModuleLoad(body)), Slot::Module) => body.file.as_mut(),
         _ => None,
     }

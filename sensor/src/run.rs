@@ -75,6 +75,9 @@ pub enum RunError {
     /// The output was closed from the other side.
     #[error("the output was closed: {0}")]
     OutputClosed(String),
+    /// The output did not take everything before the end.
+    #[error("{0} events could not be written before the end")]
+    OutputUnfinished(u64),
     /// A recording cannot be written or read.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -129,7 +132,9 @@ impl RunError {
                 | LoadError::NothingAttached { .. }
                 | LoadError::Unsettled { .. } => ExitStatus::LoadFailed,
             },
-            Self::Output(_) | Self::OutputClosed(_) => ExitStatus::Output,
+            Self::Output(_) | Self::OutputClosed(_) | Self::OutputUnfinished(_) => {
+                ExitStatus::Output
+            }
             Self::Recording(RecordingError::Io { .. }) => ExitStatus::Output,
             Self::Recording(_) => ExitStatus::Usage,
             Self::Reader(ReaderError::Recording(_)) => ExitStatus::Usage,
@@ -251,10 +256,11 @@ pub fn live(
         ledger.unseen(program, misses);
     }
     account(&mut ledger, &kernel.counters, &counters);
-    close(&mut ledger, sink);
+    let unwritten = close(&mut ledger, sink);
     let fault = fault
         .or_else(|| closed_reason(&closed))
-        .or_else(|| read.err().map(RunError::from));
+        .or_else(|| read.err().map(RunError::from))
+        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)));
     Ok(Summary {
         ledger,
         ran: began.elapsed(),
@@ -379,8 +385,10 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let (mut ledger, sink) = drive(pipeline, &receiver, &commands, None);
     let read = reader.join();
     received(&mut ledger, &counters);
-    close(&mut ledger, sink);
-    let fault = closed_reason(&closed).or_else(|| read.err().map(RunError::from));
+    let unwritten = close(&mut ledger, sink);
+    let fault = closed_reason(&closed)
+        .or_else(|| read.err().map(RunError::from))
+        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)));
     Ok(Summary {
         ledger,
         ran: began.elapsed(),
@@ -471,7 +479,11 @@ fn received(ledger: &mut Ledger, reader: &ReaderCounters) {
     ledger.reader(Row::Unknown, reader.received(None), reader.queue_full(None));
 }
 
-fn close(ledger: &mut Ledger, sink: SinkHandle) {
+/// Closes the sink and enters its account; returns how many events it could not finish.
+fn close(ledger: &mut Ledger, sink: SinkHandle) -> u64 {
     let accounts = sink.close_and_join(PATIENCE);
-    ledger.sink("output", crate::sink::total(accounts.values()));
+    let account = crate::sink::total(accounts.values());
+    let unwritten = account.lost.get(crate::sink::OUTPUT_UNFINISHED).copied();
+    ledger.sink("output", account);
+    unwritten.unwrap_or_default()
 }

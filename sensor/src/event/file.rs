@@ -2,7 +2,7 @@
 
 use sensor_common::layout::Field;
 use sensor_common::record::{FileCreateRecord, FileIdentity, Parsed, TextRef, create};
-use sensor_proto::field::file_info as number;
+use sensor_proto::field::{file_create as create_number, file_info as number};
 use sensor_proto::v1;
 
 use super::{Absences, Context};
@@ -93,9 +93,21 @@ pub fn file_create(context: &Context<'_>, record: &Parsed<'_, FileCreateRecord>)
             v1::AbsentReason::NotOnThisBackend,
         ));
     }
+    let mut absent = Absences::default();
+    if how == v1::FileCreateHow::Link {
+        absent.note(create_number::LINKED_FROM, v1::AbsentReason::NotCollected);
+    }
+    let device = matches!(
+        file.r#type(),
+        v1::FileType::CharacterDevice | v1::FileType::BlockDevice
+    );
+    if device {
+        absent.note(create_number::NODE_DEVICE, v1::AbsentReason::NotCollected);
+    }
     v1::FileCreate {
         how: how.into(),
         file: Some(file),
+        absent: absent.into_vec(),
         ..v1::FileCreate::default()
     }
 }

@@ -18,8 +18,10 @@ pub(super) enum Slot {
     Image,
     /// A file on the way to it, by position.
     Script(u32),
-    /// The file that was created.
+    /// The file that was created; a hook tells of its close.
     Created,
+    /// The file that was created; the daemon watches for its last writer.
+    Watched,
     /// The file of a kernel module.
     Module,
 }
@@ -30,7 +32,7 @@ impl Slot {
         match self {
             Self::Image => (v1::FileSlot::Image, None),
             Self::Script(index) => (v1::FileSlot::Script, Some(index)),
-            Self::Created => (v1::FileSlot::Created, None),
+            Self::Created | Self::Watched => (v1::FileSlot::Created, None),
             Self::Module => (v1::FileSlot::Module, None),
         }
     }

@@ -215,11 +215,8 @@ pub(super) fn pipeline(
     .map_err(RunError::start("snapshot of processes"))?;
     tracing::debug!(processes = found, "snapshot");
     let hash = HashConfig::new(&config.hash).map_err(RunError::start("hash pool"))?;
-    let watched =
-        kernel.loaded.coverage().backend(RecordKind::FileCreate) == Some(Backend::SyscallExit);
-    let closes = watched
-        .then(|| CloseWatch::spawn(CloseConfig::with(&hash), proc.clone(), clock.tick_ns()))
-        .transpose()
+    // Also where a hook tells of closes: it cannot for files that got their first name by a link, nor when its table is full.
+    let closes = CloseWatch::spawn(CloseConfig::with(&hash), proc.clone(), clock.tick_ns())
         .map_err(RunError::start("watch for the last writer"))?;
     let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock))
         .map_err(RunError::start("hash pool"))?;
@@ -244,7 +241,7 @@ pub(super) fn pipeline(
         host: Some((host, agent)),
         table,
         hashes: Some((pool, results)),
-        closes,
+        closes: Some(closes),
         filter,
         output: Output::new(
             config.output.format,

@@ -65,6 +65,8 @@ impl Signals {
             Signal::SIGUSR1,
             // Breaks of file leases are asked for by the hash pool, not waited for.
             Signal::SIGIO,
+            // A file at its size limit: the write fails and is told, the process lives on.
+            Signal::SIGXFSZ,
         ] {
             set.add(signal);
         }

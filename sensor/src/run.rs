@@ -43,6 +43,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const ATTEMPT_AGE: Duration = Duration::from_secs(1);
 /// Attempts that are looked at in one round.
 const ATTEMPTS_PER_ROUND: usize = 1_024;
+/// Events in a full batch, about.
+const EVENTS_PER_BATCH: usize = 512;
 /// How often `--stats` prints.
 const STATISTICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -187,7 +189,7 @@ pub fn live(
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let pipeline = build::pipeline(config, &kernel, &features, &proc, &clock, filter, sink)?;
     let counters = Arc::new(ReaderCounters::default());
-    let (sender, receiver) = reader::queue(config.reader_queue);
+    let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
     tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
@@ -301,7 +303,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
     let mut recorder = Recorder::create(file, &header)?;
     let counters = Arc::new(ReaderCounters::default());
-    let (sender, receiver) = reader::queue(config.reader_queue);
+    let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let thread = std::thread::Builder::new()
         .name("recorder".to_owned())
@@ -372,7 +374,7 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let pipeline = build::replay(config, recording.header(), filter, sink)?;
     let counters = Arc::new(ReaderCounters::default());
-    let (sender, receiver) = reader::queue(config.reader_queue);
+    let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(
         Source::Recording(recording),
         sender,
@@ -394,6 +396,11 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
         ran: began.elapsed(),
         fault,
     })
+}
+
+/// The reader's queue in batches; a batch holds a few hundred events when there is much to do.
+fn batches(config: &Config) -> usize {
+    (config.reader_queue / EVENTS_PER_BATCH).max(2)
 }
 
 /// The pipeline's thread: batches as they come, and what is due by the clock.

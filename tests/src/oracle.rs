@@ -604,6 +604,15 @@ pub fn own_resident_bytes(pid: u32) -> u64 {
     total
 }
 
+/// Processor time that a process has used, in clock ticks.
+#[must_use]
+pub fn processor_ticks(pid: u32) -> u64 {
+    [14, 15]
+        .iter()
+        .map(|number| stat_field(pid, *number).parse::<u64>().unwrap())
+        .sum()
+}
+
 /// The last part of a path, for tests that look for a file by its name.
 #[must_use]
 pub fn ends_with(event: &Value, pointer: &str, name: &str) -> bool {

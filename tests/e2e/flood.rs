@@ -231,7 +231,7 @@ fn told_in(events: &[Value], folder: &Path) -> usize {
         .filter(|event| {
             event["path"]
                 .as_str()
-                .is_some_and(|path| Path::new(path).starts_with(folder))
+                .is_some_and(|path| Path::new(path).parent() == Some(folder))
         })
         .count()
 }

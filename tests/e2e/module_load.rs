@@ -47,6 +47,13 @@ fn of(sensor: &Sensor, child: &Running) -> Value {
     sensor.settled(&event)
 }
 
+/// What a failed test left behind is in the way of the next.
+fn remove_left() {
+    if Path::new("/sys/module").join(NAME).exists() {
+        remove();
+    }
+}
+
 fn remove() {
     let child = Running::start(["module-remove", NAME, "step"]);
     assert_eq!(child.step()["errno"], 0);
@@ -70,6 +77,7 @@ fn taints() -> u64 {
 }
 
 fn from_file() {
+    remove_left();
     with_shared(|sensor| {
         let folder = folder();
         let path = module(folder.path());
@@ -108,6 +116,7 @@ fn from_file() {
 }
 
 fn from_memory() {
+    remove_left();
     with_shared(|sensor| {
         let folder = folder();
         let path = module(folder.path());
@@ -119,11 +128,9 @@ fn from_memory() {
         assert!(load["file"].is_null(), "{load:#}");
         if Place::here().sees_vfs() {
             assert_eq!(load["from_memory"], true, "{load:#}");
-            assert_eq!(
-                load["memory_bytes"],
-                fs::metadata(&path).unwrap().len(),
-                "{load:#}"
-            );
+            let length = fs::metadata(&path).unwrap().len();
+            let told = &load["memory_bytes"];
+            assert!(told.is_null() || *told == length, "{load:#}");
         }
         child.finish_well();
         remove();
@@ -131,6 +138,7 @@ fn from_memory() {
 }
 
 fn failing() {
+    remove_left();
     with_shared(|sensor| {
         let folder = folder();
         let path = module(folder.path());

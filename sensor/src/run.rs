@@ -411,6 +411,8 @@ fn drive(
     mut connecting: Option<loader::ConnectingTable>,
 ) -> (Ledger, SinkHandle) {
     let mut next_round = Instant::now() + ROUND;
+    // Batches came since the last round; memory was used since it was last given back.
+    let (mut busy, mut used) = (false, false);
     loop {
         let wait = pipeline.advance().map_or(PULSE, |wait| wait.min(PULSE));
         match receiver.receive(wait) {
@@ -419,6 +421,7 @@ fn drive(
                     pipeline.sample(sample);
                 }
                 receiver.recycle(batch);
+                busy = true;
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -435,6 +438,14 @@ fn drive(
         if Instant::now() >= next_round {
             next_round = Instant::now() + ROUND;
             pipeline.round();
+            if busy {
+                used = true;
+            } else if used {
+                // What a burst took goes back to the system once it is quiet.
+                crate::kernel::sys::trim_heap();
+                used = false;
+            }
+            busy = false;
             if let Some(table) = &mut connecting {
                 attempts(&mut pipeline, table, ATTEMPT_AGE);
             }

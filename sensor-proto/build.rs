@@ -12,7 +12,11 @@ mod json;
 mod schema;
 
 /// The files of the schema, below `proto/`.
-const FILES: [&str; 1] = ["sensor/v1/event.proto"];
+const FILES: [&str; 3] = [
+    "sensor/v1/event.proto",
+    "sensor/v1/packet.proto",
+    "sensor/v1/central_node.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -29,6 +33,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("sensor.v1.field.rs"), schema.field_numbers()?)?;
     std::fs::write(out.join("sensor.v1.json.rs"), json::mapping(&schema)?)?;
 
-    prost_build::Config::new().compile_fds(set)?;
+    // The service is generated always and compiled by feature, so that a build script's output does not depend on features.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .client_mod_attribute("sensor.v1", "#[cfg(feature = \"client\")]")
+        .server_mod_attribute("sensor.v1", "#[cfg(feature = \"server\")]")
+        .compile_fds(set)?;
     Ok(())
 }

@@ -53,8 +53,10 @@ fn newer() -> DescriptorPool {
         let event = file
             .message_type
             .iter_mut()
-            .find(|message| message.name() == "Event")
-            .unwrap();
+            .find(|message| message.name() == "Event");
+        let Some(event) = event else {
+            continue;
+        };
         event.reserved_range.clear();
         event.reserved_name.clear();
         let row = FieldDescriptorProto {

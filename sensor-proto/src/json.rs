@@ -183,6 +183,11 @@ impl<'a> Writer<'a> {
             .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
+    fn signed(&mut self, value: i64) {
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
     fn mask(&mut self, value: u64) {
         self.hex(&value.to_be_bytes());
     }

@@ -16,7 +16,20 @@ pub mod rows;
 mod sample;
 pub mod schema;
 
-/// The messages and enumerations of `proto/sensor/v1/`, made by the protobuf compiler.
+/// The messages and enumerations of `proto/sensor/v1/`, made by the protobuf compiler; with the features `client` and
+/// `server` also the two sides of the service `CentralNode`.
+#[cfg_attr(
+    any(feature = "client", feature = "server"),
+    expect(
+        clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        reason = "made by the protobuf compiler"
+    )
+)]
+#[cfg_attr(
+    feature = "server",
+    expect(clippy::clone_on_ref_ptr, reason = "made by the protobuf compiler")
+)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/sensor.v1.rs"));
 }

@@ -1,7 +1,8 @@
 //! Rows of the data model: what an event of each kind must tell, and why the few that are missing are.
 
 /// The rows that this schema must deliver or account for, by number, with what they ask for: general (1 to 16), process start
-/// (17 to 33), process stop (34 to 39), file creation (40 to 48), modules, ports and connections (113 to 117).
+/// (17 to 33), process stop (34 to 39), file creation (40 to 48), modules, ports and connections (113 to 117), synchronisation
+/// (83 to 94) and what goes with it (165, 166).
 pub const ROWS: &[(u16, &str)] = &[
     (1, "type of the event"),
     (2, "time of the event"),
@@ -68,6 +69,23 @@ pub const ROWS: &[(u16, &str)] = &[
         117,
         "connection: process, protocol, ends, direction, result",
     ),
+    (83, "identity of the agent"),
+    (84, "base address of the server"),
+    (
+        85,
+        "name, addresses, hardware addresses and local time of the device",
+    ),
+    (86, "name and version of the operating system"),
+    (87, "version of the agent"),
+    (88, "release date of the detection content"),
+    (89, "enrolment"),
+    (90, "state of the agent's self-defence"),
+    (91, "versions of settings"),
+    (92, "states of tasks"),
+    (93, "states of settings"),
+    (94, "requests for files"),
+    (165, "period of synchronisation"),
+    (166, "state of the connection, errors of certificates"),
 ];
 
 /// Rows, or parts of rows, that this version does not deliver, and why.
@@ -124,4 +142,10 @@ pub const NOT_DELIVERED: &[(u16, &str)] = &[
         116,
         "an event type of its own (port_listen, number 161 is kept)",
     ),
+    (
+        88,
+        "this version has no detection content; the field is kept empty",
+    ),
+    (92, "this version has no tasks; the list is kept empty"),
+    (94, "this version has no downloads; the list is kept empty"),
 ];

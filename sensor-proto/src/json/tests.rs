@@ -10,7 +10,18 @@ use super::*;
 use crate::sample::{Filler, pool};
 use crate::schema::{self, Kind};
 
-const ROOTS: [&str; 4] = ["Event", "Process", "Agent", "Host"];
+const ROOTS: [&str; 10] = [
+    "Event",
+    "Process",
+    "Agent",
+    "Host",
+    "TelemetryPacket",
+    "PacketBody",
+    "DeliverRequest",
+    "DeliverResponse",
+    "SyncRequest",
+    "SyncResponse",
+];
 
 /// What the rules say of a message, computed from the descriptor and not by the generated code.
 fn expected(message: &DynamicMessage) -> Value {
@@ -212,6 +223,12 @@ fn written(name: &str, encoded: &[u8]) -> Value {
         "Process" => write_json(&v1::Process::decode(encoded).unwrap(), &mut out),
         "Agent" => write_json(&v1::Agent::decode(encoded).unwrap(), &mut out),
         "Host" => write_json(&v1::Host::decode(encoded).unwrap(), &mut out),
+        "TelemetryPacket" => write_json(&v1::TelemetryPacket::decode(encoded).unwrap(), &mut out),
+        "PacketBody" => write_json(&v1::PacketBody::decode(encoded).unwrap(), &mut out),
+        "DeliverRequest" => write_json(&v1::DeliverRequest::decode(encoded).unwrap(), &mut out),
+        "DeliverResponse" => write_json(&v1::DeliverResponse::decode(encoded).unwrap(), &mut out),
+        "SyncRequest" => write_json(&v1::SyncRequest::decode(encoded).unwrap(), &mut out),
+        "SyncResponse" => write_json(&v1::SyncResponse::decode(encoded).unwrap(), &mut out),
         other => panic!("{other} is no root of the schema"),
     }
     assert!(

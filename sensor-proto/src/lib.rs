@@ -28,7 +28,11 @@ pub mod schema;
 )]
 #[cfg_attr(
     feature = "server",
-    expect(clippy::clone_on_ref_ptr, reason = "made by the protobuf compiler")
+    expect(
+        clippy::allow_attributes,
+        clippy::clone_on_ref_ptr,
+        reason = "made by the protobuf compiler"
+    )
 )]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/sensor.v1.rs"));

@@ -39,7 +39,7 @@ mod output;
 mod reorder;
 
 use hold::{Hold, Ticket};
-use late::{Created, FileKey, Late, Sent, Slot, Target};
+use late::{Created, FileKey, FileNumbers, Late, Sent, Slot, Target};
 pub use output::Output;
 use reorder::Reorder;
 
@@ -724,6 +724,7 @@ impl Pipeline {
             id: v1::EventId::default(),
             event_type: v1::EventType::Unspecified,
             process: Some(image.reference()),
+            file: None,
         };
         if let Some(result) = self.late.redirect(token, Target::Sent(sent.clone(), slot)) {
             self.patch(&sent, slot, &result);
@@ -1092,6 +1093,7 @@ impl Pipeline {
                             id: v1::EventId::default(),
                             event_type: v1::EventType::Unspecified,
                             process: process.clone(),
+                            file: None,
                         },
                         slot,
                     ),
@@ -1145,6 +1147,12 @@ impl Pipeline {
             id,
             event_type: event.event_type(),
             process: event.process.clone(),
+            file: match &event.body {
+                Some(Body::FileCreate(body)) => body.file.as_ref(),
+                Some(Body::ModuleLoad(body)) => body.file.as_ref(),
+                _ => None,
+            }
+            .map(FileNumbers::of),
         };
         self.ledger.sealed(row);
         self.render(&mut event, actor.as_ref(), parent.as_ref());
@@ -1212,7 +1220,7 @@ impl Pipeline {
         }
         let watched = slot == Slot::Watched;
         let file = whole.unwrap_or_else(|| {
-            let mut file = v1::FileInfo::default();
+            let mut file = sent.file.map(FileNumbers::info).unwrap_or_default();
             if watched {
                 put_final(&self.context(), &mut file, result);
             }

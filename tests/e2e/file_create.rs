@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use sensor_tests::coverage::Expected;
-use sensor_tests::harness::{Sensor, with_shared};
+use sensor_tests::harness::{Options, Sensor, end_shared, with_shared};
 use sensor_tests::oracle;
 use sensor_tests::place::Place;
 use sensor_tests::program::{Program, hex, md5, sha256};
@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("file_create::deleted_before_it_was_closed", deleted),
     Test::new("file_create::renamed_before_it_was_closed", renamed),
     Test::new("file_create::by_another_user", by_another_user),
+    Test::new("file_create::told_before_its_hash", told_before_hash),
 ];
 
 /// Where the daemon may have got the content from.
@@ -494,4 +495,26 @@ fn by_another_user() {
         );
         child.finish_well();
     });
+}
+
+/// Nothing waits for its hash: it follows as a patch, before or after the close, and is no less complete.
+fn told_before_hash() {
+    end_shared();
+    let sensor = Sensor::start(Options {
+        config: "[hash]\nhold = \"0ms\"\n[reorder]\nwindow = \"0ms\"\n".to_owned(),
+        ..Options::default()
+    });
+    let folder = folder();
+    for count in 0..20 {
+        let path = folder.path().join(count.to_string());
+        let mut steps = words(&["open"], &path);
+        steps.extend(["write", "told early", "close", "step"].map(OsStr::new));
+        let child = Running::start(steps);
+        child.step();
+        check_regular(&sensor, &path, "open");
+        child.finish_well();
+    }
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    assert!(ledger.daemon("patch", "sealed") > 0, "{:#}", ledger.0);
 }

@@ -1,5 +1,8 @@
 //! What Rust's test harness prints, read line by line.
 
+/// How much of what a failed test said is shown.
+const SAID_LINES: usize = 40;
+
 /// How a suite went.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -10,6 +13,73 @@ pub(crate) struct Tally {
     pub(crate) problems: Vec<String>,
     /// Tests with the milliseconds between their line and the one before.
     pub(crate) tests: Vec<(String, u64)>,
+}
+
+/// What a failed test said, from its first panic on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) test: String,
+    pub(crate) lines: Vec<String>,
+}
+
+/// Finds what each failed test said: before its verdict (tests that run one after another) or below its name at the end
+/// (Rust's own harness); the first `limit` lines from the panic on, which say what differed.
+pub(crate) fn failures(output: &[&str], limit: usize) -> Vec<Said> {
+    let mut found = Vec::new();
+    let mut block = Block::default();
+    for line in output {
+        let verdict = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "));
+        let heading = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some((name, verdict)) = verdict {
+            let ended = std::mem::take(&mut block);
+            if verdict.starts_with("FAILED") {
+                found.extend(ended.of(name));
+            }
+        } else if let Some(name) = heading {
+            found.extend(std::mem::take(&mut block).of("a test"));
+            block.name = Some(name.to_owned());
+        } else {
+            block.line(line, limit);
+        }
+    }
+    found.extend(block.of("the test that was under way"));
+    found
+}
+
+/// What a test has said until now.
+#[derive(Debug, Default)]
+struct Block {
+    name: Option<String>,
+    panicked: bool,
+    lines: Vec<String>,
+}
+
+impl Block {
+    fn line(&mut self, line: &str, limit: usize) {
+        self.panicked |= line.starts_with("thread '") && line.contains("panicked at");
+        if self.panicked && self.lines.len() < limit {
+            self.lines.push(line.to_owned());
+        }
+    }
+
+    fn of(self, name: &str) -> Option<Said> {
+        (!self.lines.is_empty()).then(|| Said {
+            test: self.name.unwrap_or_else(|| name.to_owned()),
+            lines: self.lines,
+        })
+    }
+}
+
+/// Prints what each failed test said.
+pub(crate) fn print_failures(output: &[&str]) {
+    for said in failures(output, SAID_LINES) {
+        println!("--- {} said", said.test);
+        said.lines.iter().for_each(|line| println!("{line}"));
+    }
 }
 
 impl Tally {
@@ -72,6 +142,48 @@ mod tests {
         assert_eq!((tally.passed, tally.failed, tally.ignored), (2, 1, 1));
         assert_eq!(tally.problems, ["test c failed"]);
         assert_eq!(tally.tests.len(), 4);
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_found() {
+        let output = "running 3 tests\n\
+             chatter\n\
+             test a ... ok\n\
+             chatter\n\
+             thread 'main' panicked at b.rs:1:2:\n\
+             one\ntwo\nthree\n\
+             test b ... FAILED\n\
+             thread 'main' panicked at c.rs:1:2:";
+        let said = |test: &str, lines: &[&str]| Said {
+            test: test.to_owned(),
+            lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        assert_eq!(
+            failures(&output.lines().collect::<Vec<_>>(), 3),
+            [
+                said("b", &["thread 'main' panicked at b.rs:1:2:", "one", "two"]),
+                said(
+                    "the test that was under way",
+                    &["thread 'main' panicked at c.rs:1:2:"]
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_told_below_the_results_is_found() {
+        let output = "test a ... FAILED\ntest b ... ok\n\nfailures:\n\n---- a stdout ----\n\
+             thread 'a' panicked at a.rs:1:2:\nleft\n\n\nfailures:\n    a";
+        assert_eq!(
+            failures(&output.lines().collect::<Vec<_>>(), 2),
+            [Said {
+                test: "a".to_owned(),
+                lines: vec![
+                    "thread 'a' panicked at a.rs:1:2:".to_owned(),
+                    "left".to_owned()
+                ]
+            }]
+        );
     }
 
     #[test]

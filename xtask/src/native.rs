@@ -1,6 +1,6 @@
 //! Suites on this machine's own kernel, as root; each keeps the sensor scoped to a cgroup that it makes itself.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use crate::command::tail;
-use crate::harness::Tally;
+use crate::harness::{Tally, print_failures};
 use crate::matrix::{Backend, Matrix, Selection};
 use crate::place::Place;
 use crate::static_programs::StaticPrograms;
 use crate::test::{Row, summary};
 use crate::vm::packages::Programs;
 
-const SHOWN_LINES: usize = 60;
+const SHOWN_LINES: usize = 30;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -108,8 +108,10 @@ pub(crate) fn suites(
                 .problems
                 .iter()
                 .for_each(|problem| println!("  {problem}"));
+            let text = fs::read_to_string(&log)?;
+            print_failures(&text.lines().collect::<Vec<_>>());
             println!("--- the end of {}", log.display());
-            print!("{}", tail(&fs::read_to_string(&log)?, SHOWN_LINES));
+            print!("{}", tail(&text, SHOWN_LINES));
         }
         rows.push(row);
     }
@@ -118,13 +120,16 @@ pub(crate) fn suites(
 
 /// Runs a test program with its output in `log`, ends it when it takes too long.
 fn watch(command: &mut Command, timeout: Duration, log: &Path) -> anyhow::Result<Tally> {
+    // One pipe for both, so that what a test says stands before its verdict.
+    let (pipe, write) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(log)?)
+        .stdout(write.try_clone()?)
+        .stderr(write)
         .spawn()
         .context("cannot start the test program")?;
-    let pipe = child.stdout.take().context("a pipe")?;
+    // The command holds the pipe's other end until its next use; the end of the lines must not wait for that.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let (sender, lines) = mpsc::sync_channel(256);
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n') {
@@ -158,8 +163,7 @@ fn watch(command: &mut Command, timeout: Duration, log: &Path) -> anyhow::Result
         }
     }
     let status = child.wait()?;
-    let errors = fs::read_to_string(log).unwrap_or_default();
-    fs::write(log, format!("{text}{errors}"))?;
+    fs::write(log, text)?;
     if late {
         tally.fail(format!(
             "the suite took longer than {} s and was ended",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::command::{self, tail};
-use crate::harness::Tally;
+use crate::harness::{Tally, print_failures};
 use crate::matrix::{Matrix, Selection};
 use crate::place::Place;
 use crate::vm::Plan;
@@ -193,6 +193,7 @@ fn unit(place: &Place) -> anyhow::Result<Vec<Row>> {
     if tally.failed > 0 {
         let names: BTreeSet<_> = tally.problems.iter().collect();
         names.iter().for_each(|problem| println!("  {problem}"));
+        print_failures(&said.lines().collect::<Vec<_>>());
         println!("--- the end of {}", log.display());
         print!("{}{}", tail(&said, SHOWN_LINES), tail(&errors, SHOWN_LINES));
     }

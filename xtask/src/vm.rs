@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::command::tail;
-use crate::harness::Tally;
+use crate::harness::{Tally, print_failures};
 use crate::matrix::{Backend, Cell, Matrix, Selection};
 use crate::place::Place;
 use crate::static_programs::StaticPrograms;
@@ -34,8 +34,8 @@ const APPLETS: [&str; 32] = [
 ];
 /// Tests that take longer are named, since the whole has a limit.
 const SLOW_MILLISECONDS: u64 = 20_000;
-/// How much of the logs of a failed guest is shown.
-const SHOWN_LINES: usize = 60;
+/// How much of the end of the logs of a failed guest is shown, beside what the failed tests said.
+const SHOWN_LINES: usize = 30;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -213,11 +213,17 @@ fn show(row: &Row, tally: &Tally, log: &Path) {
         for problem in &tally.problems {
             println!("  {problem}");
         }
-        for extension in ["results.log", "console.log"] {
+        let text = |extension: &str| {
             let path = log.with_extension(extension);
             let text = fs::read(&path).unwrap_or_default();
+            (path, String::from_utf8_lossy(&text).into_owned())
+        };
+        let (results, said) = text("results.log");
+        print_failures(&said.lines().filter_map(guest::said).collect::<Vec<_>>());
+        let (console, kernel) = text("console.log");
+        for (path, text) in [(results, said), (console, kernel)] {
             println!("--- the end of {}", path.display());
-            print!("{}", tail(&String::from_utf8_lossy(&text), SHOWN_LINES));
+            print!("{}", tail(&text, SHOWN_LINES));
         }
     }
 }

@@ -47,6 +47,37 @@ pub(super) struct Sent {
     pub(super) event_type: v1::EventType,
     /// Who acted.
     pub(super) process: Option<v1::ProcessRef>,
+    /// Which file it is about, for events that are about one.
+    pub(super) file: Option<FileNumbers>,
+}
+
+/// What says which file it is: a patch alone tells it, and the file's unique id is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileNumbers {
+    device: Option<u32>,
+    inode: Option<u64>,
+    generation: Option<u32>,
+}
+
+impl FileNumbers {
+    /// Of the file of an event.
+    pub(super) fn of(file: &v1::FileInfo) -> Self {
+        Self {
+            device: file.device,
+            inode: file.inode,
+            generation: file.generation,
+        }
+    }
+
+    /// The beginning of a patch.
+    pub(super) fn info(self) -> v1::FileInfo {
+        v1::FileInfo {
+            device: self.device,
+            inode: self.inode,
+            generation: self.generation,
+            ..v1::FileInfo::default()
+        }
+    }
 }
 
 /// Who waits for the result of a hash job.

@@ -116,6 +116,12 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
+/// What the suite wrote, of a line of the guest's result channel.
+pub(crate) fn said(line: &str) -> Option<&str> {
+    let rest = line.trim_end_matches('\r').strip_prefix("out ")?;
+    Some(rest.split_once(' ').map_or("", |(_, said)| said))
+}
+
 /// Reads the lines of the guest's result channel.
 fn read(text: &str) -> Outcome {
     let mut outcome = Outcome::default();

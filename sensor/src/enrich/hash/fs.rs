@@ -70,6 +70,16 @@ const KINDS: [(&str, u64, FsClass); 62] = [
 pub(super) const FAT_MAGIC: u64 = 0x4d44;
 pub(super) const EXFAT_MAGIC: u64 = 0x2011_bab0;
 
+/// File systems whose every inode has room for nanoseconds, whatever it was made with.
+const NANOSECOND_KINDS: [&str; 7] = ["tmpfs", "ramfs", "xfs", "btrfs", "f2fs", "bcachefs", "zfs"];
+
+/// Whether times that are whole seconds are so by chance alone.
+pub(super) fn keeps_nanoseconds(magic: u64) -> bool {
+    KINDS
+        .iter()
+        .any(|(name, known, _)| *known == magic && NANOSECOND_KINDS.contains(name))
+}
+
 /// How far a file system's times tell whether content changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FsClass {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use sensor_common::record::FileIdentity;
 
-use super::fs::{EXFAT_MAGIC, FAT_MAGIC};
+use super::fs::{self, EXFAT_MAGIC, FAT_MAGIC};
 use crate::kernel::sys;
 use crate::procfs::ProcessDir;
 
@@ -20,8 +20,12 @@ const SECONDS_NS: i64 = 2_000_000_000;
 
 /// Time within which two changes can have the same `ctime`, in ns.
 pub(super) fn granule_ns(identity: &FileIdentity) -> i64 {
-    let whole_seconds = identity.ctime_ns.checked_rem(1_000_000_000) == Some(0);
-    if whole_seconds || matches!(identity.fs_magic, FAT_MAGIC | EXFAT_MAGIC) {
+    let whole = |ns: i64| ns.checked_rem(1_000_000_000) == Some(0);
+    // ext2 to ext4 keep fractions only in inodes that have room for them, and on any the clock may stand at a whole second.
+    let perhaps_seconds = whole(identity.ctime_ns)
+        && whole(identity.mtime_ns)
+        && !fs::keeps_nanoseconds(identity.fs_magic);
+    if perhaps_seconds || matches!(identity.fs_magic, FAT_MAGIC | EXFAT_MAGIC) {
         SECONDS_NS
     } else {
         TICK_NS
@@ -346,6 +350,15 @@ mod tests {
         assert!(within_granule(&fine, 5));
         assert!(within_granule(&at(1_000_000_000, 0xef53), 2_900_000_000));
         assert!(!within_granule(&at(1_000_000_000, 0xef53), 3_000_000_000));
+        // A fraction in the other time, or the kind of file system, says that it stood at a whole second by chance.
+        let finer = FileIdentity {
+            mtime_ns: 1,
+            ..at(1_000_000_000, 0xef53)
+        };
+        for identity in [finer, at(1_000_000_000, 0x0102_1994)] {
+            assert!(within_granule(&identity, 1_009_999_999));
+            assert!(!within_granule(&identity, 1_010_000_000));
+        }
         assert!(within_granule(&at(1_000_000_001, FAT_MAGIC), 2_900_000_000));
     }
 }

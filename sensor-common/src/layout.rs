@@ -279,6 +279,8 @@ pub enum Field {
     InodeGid,
     /// `inode.i_nlink`
     InodeNlink,
+    /// `inode.i_rdev`
+    InodeRdev,
     /// `inode.i_generation`
     InodeGeneration,
     /// `inode.i_version.counter`
@@ -397,7 +399,7 @@ pub enum Field {
 
 impl Field {
     /// How many there are.
-    pub const COUNT: usize = 159;
+    pub const COUNT: usize = 160;
 
     /// All of them, in index order.
     pub const ALL: [Self; Self::COUNT] = [
@@ -503,6 +505,7 @@ impl Field {
         Self::InodeUid,
         Self::InodeGid,
         Self::InodeNlink,
+        Self::InodeRdev,
         Self::InodeGeneration,
         Self::InodeVersion,
         Self::InodeWritecount,
@@ -675,6 +678,7 @@ impl Field {
             Self::InodeUid => m(&["inode.i_uid.val"], 4),
             Self::InodeGid => m(&["inode.i_gid.val"], 4),
             Self::InodeNlink => m(&["inode.i_nlink"], 4),
+            Self::InodeRdev => m(&["inode.i_rdev"], 4),
             Self::InodeGeneration => m(&["inode.i_generation"], 4),
             Self::InodeVersion => m(&["inode.i_version.counter"], 8),
             Self::InodeWritecount => m(&["inode.i_writecount.counter"], 4),

@@ -18,7 +18,7 @@ pub mod map;
 pub mod record;
 
 /// Version of everything in this crate; a global of the eBPF object that the loader compares.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Value of a `u32` field that was not observed (uid_t, inums, device numbers).
 pub const UNKNOWN: u32 = u32::MAX;

@@ -344,7 +344,7 @@ records! {
     101 => Exit(ExitRecord) in Process, texts [], 1, "exit";
     102 => Fork(ForkRecord) in Process, texts [], 2, "fork";
     103 => Script(ScriptRecord) in Process, texts [path], 3, "script";
-    200 => FileCreate(FileCreateRecord) in File, texts [path], 4, "file_create";
+    200 => FileCreate(FileCreateRecord) in File, texts [path, other], 4, "file_create";
     201 => FileClose(FileCloseRecord) in File, texts [], 5, "file_close";
     300 => Connect(ConnectRecord) in Network, texts [path], 6, "connect";
     400 => ModuleLoad(ModuleLoadRecord) in Process, texts [path], 7, "module_load";

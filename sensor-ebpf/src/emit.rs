@@ -26,6 +26,8 @@ const AVAILABLE_BYTES: u64 = 0;
 const PIECE: usize = 4096;
 /// Room for a head and one path.
 pub(crate) const PATH_BYTES: usize = 8192 + PIECE;
+/// Room for a head and two paths.
+pub(crate) const NAMES_BYTES: usize = 16384 + PIECE;
 /// Room for a head, four paths, arguments and environment.
 pub(crate) const EXEC_BYTES: usize = (128 << 10) + PIECE;
 /// Pages that [`ARGS_MAX`] bytes can touch.
@@ -57,7 +59,8 @@ pub(crate) struct UserText {
     pub(crate) partial: bool,
 }
 
-const ABSENT_TEXT: Text = Text {
+/// Of a string that could not be read.
+pub(crate) const ABSENT_TEXT: Text = Text {
     len: 0,
     true_len: Text::ABSENT,
 };

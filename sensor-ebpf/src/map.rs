@@ -14,7 +14,7 @@ use sensor_common::counter::{COUNTER_COUNT, KernelCounter};
 use sensor_common::map::{CONNECTING_ENTRIES, Connecting, OPEN_FILES_ENTRIES, OpenFile};
 use sensor_common::record::{FileIdentity, Lane, RecordKind};
 
-use crate::emit::{EXEC_BYTES, PATH_BYTES, Scratch};
+use crate::emit::{EXEC_BYTES, NAMES_BYTES, PATH_BYTES, Scratch};
 use crate::read;
 
 /// Threads that are inside a call of one kind at the same time. An entry that a failed call leaves behind goes with
@@ -68,6 +68,11 @@ pub(crate) struct PathCall {
     how: u64,
     /// Exclusive or of the others: two threads that wrote at the same time are found out.
     check: u64,
+    /// What else the call was given: the target of a symbolic link, the dentry of a link's old name. Set only for
+    /// these, so that an open that creates a file does not pay for it.
+    given: u64,
+    /// Exclusive or of thread, dentry and `given`.
+    given_check: u64,
 }
 
 /// One entry per thread as long as thread ids do not collide: opens that create a file pass here too, for whom a hash
@@ -131,7 +136,7 @@ pub(crate) static SCRATCH_SCRIPT: PerCpuArray<Scratch<PATH_BYTES>> =
 pub(crate) static SCRATCH_OPEN: PerCpuArray<Scratch<PATH_BYTES>> =
     PerCpuArray::with_max_entries(1, 0);
 #[map(name = "scratch_made")]
-pub(crate) static SCRATCH_MADE: PerCpuArray<Scratch<PATH_BYTES>> =
+pub(crate) static SCRATCH_MADE: PerCpuArray<Scratch<NAMES_BYTES>> =
     PerCpuArray::with_max_entries(1, 0);
 #[map(name = "scratch_unix_s")]
 pub(crate) static SCRATCH_UNIX_STREAM: PerCpuArray<Scratch<PATH_BYTES>> =
@@ -217,6 +222,31 @@ pub(crate) fn kept_path_call(thread: u64, dentry: u64) -> Option<(u64, u32)> {
         return None;
     }
     Some((call.mount, call.how as u32))
+}
+
+/// Keeps what else the current thread's call was given, an address; after [`keep_path_call`].
+#[inline(always)]
+pub(crate) fn keep_given(thread: u64, given: u64) {
+    if let Some(call) = path_call(thread) {
+        set(&mut call.given, given);
+        call.given_check = given_sum(call);
+    }
+}
+
+/// What else the call was given, if nobody wrote in between.
+#[inline(always)]
+pub(crate) fn kept_given(thread: u64) -> Option<u64> {
+    let call = path_call(thread)?;
+    let whole = call.given_check == given_sum(call);
+    if call.thread != thread || !whole {
+        return None;
+    }
+    Some(call.given)
+}
+
+#[inline(always)]
+fn given_sum(call: &PathCall) -> u64 {
+    get(&call.thread) ^ get(&call.dentry) ^ get(&call.given)
 }
 
 /// Of numbers as they lie in the map: the arguments that they came from are pointers to the verifier.

@@ -95,14 +95,6 @@ pub const NOT_DELIVERED: &[(u16, &str)] = &[
         "the name of the remote host: it is known to the log-on manager only, and comes with the log-on events; its address is delivered",
     ),
     (
-        14,
-        "the POSIX access list: numbers 26 and 27 of FileInfo are kept for it; mode and file capabilities are delivered",
-    ),
-    (
-        15,
-        "the default access list of the folder, as row 14; set-id bits and file capabilities are delivered",
-    ),
-    (
         16,
         "rule, decision and technique: they belong to detections (number 260 is kept)",
     ),

@@ -1361,6 +1361,7 @@ fn put_hash(file: &mut v1::FileInfo, result: &HashResult) {
     if let Some(facts) = &result.facts {
         put_facts(file, facts);
     }
+    file.default_acl.clone_from(&result.default_acl);
 }
 
 /// The file as it was when its last writer had gone, where the hash pool or the watch saw it.
@@ -1415,6 +1416,7 @@ fn put_facts(file: &mut v1::FileInfo, facts: &FileFacts) {
     file.attributes = Some(facts.attributes);
     file.set_content_type(facts.content);
     file.capabilities = facts.capabilities;
+    file.acl.clone_from(&facts.acl);
     if let (Some(device), Some(inode)) = (file.device, file.inode) {
         let id = sensor_proto::identity::file_unique_id(
             facts.fs_id,

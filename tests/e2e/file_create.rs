@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use sensor_tests::coverage::Expected;
@@ -22,6 +23,8 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("file_create::every_way_of_opening", ways_of_opening),
     Test::new("file_create::without_a_name_then_linked", unnamed),
     Test::new("file_create::ways_without_opening", ways_without_opening),
+    Test::new("file_create::other_names", other_names),
+    Test::new("file_create::access_lists", access_lists),
     Test::new("file_create::wild_names", wild_names),
     Test::new("file_create::deep_paths", deep_paths),
     Test::new("file_create::in_a_changed_root", changed_root),
@@ -47,9 +50,17 @@ fn regular(path: &Path, how: &str) -> Expected {
     oracle::file(&mut expected, "file", path, path);
     one_of(&mut expected, "file.hashes.source", SOURCES);
     expected.is("closed", true);
+    inherited(&mut expected, path);
     expected.none("linked_from");
+    expected.none("linked_from_truncated");
     expected.none("node_device");
     expected
+}
+
+/// The list that new files in the folder of a regular file inherit.
+fn inherited(expected: &mut Expected, path: &Path) {
+    let list = oracle::access_list(path.parent().unwrap(), "system.posix_acl_default");
+    expected.maybe("file.default_acl", list);
 }
 
 fn check_regular(sensor: &Sensor, path: &Path, how: &str) -> Value {
@@ -159,10 +170,11 @@ fn ways_without_opening() {
         let at = |name: &str| folder.path().join(name);
         let old = at("old");
         fs::write(&old, "has a name").unwrap();
-        let steps: [(&str, Vec<OsString>, &str); 7] = [
+        let steps: [(&str, Vec<OsString>, &str); 8] = [
             ("fifo", vec!["mknod".into(), "fifo".into()], "mknod"),
             ("plain", vec!["mknod".into(), "regular".into()], "mknod"),
             ("device", vec!["mknod".into(), "null".into()], "mknod"),
+            ("block", vec!["mknod".into(), "block".into()], "mknod"),
             ("socket", vec!["bind".into()], "mknod"),
             ("below", vec!["mkdir".into()], "mkdir"),
             (
@@ -183,34 +195,122 @@ fn ways_without_opening() {
                 continue;
             }
             let event = sensor.settled(&created(sensor, &oracle::shown_path(&path)));
-            let mut expected = Expected::new("FileCreate", oracle::FILE_UNCOMPARABLE);
-            let meta = fs::symlink_metadata(&path).unwrap();
-            if meta.is_file() {
-                oracle::file(&mut expected, "file", &path, &path);
-                one_of(&mut expected, "file.hashes.source", SOURCES);
-                expected.skip("closed", "nobody has it open: either is right");
-            } else {
-                oracle::special(&mut expected, "file", &path);
-                expected.skip("closed", "it has no content: either is right");
-            }
-            expected.is("how", how);
-            expected.none("linked_from");
-            expected.none("node_device");
-            // What is not collected is absent, and says so.
-            let reasons = &event["file_create"]["absent"];
-            match name {
-                "further" => assert_eq!(reasons["linked_from"], "not_collected"),
-                "device" => assert_eq!(reasons["node_device"], "not_collected"),
-                "pointer" => {
-                    let reasons = &event["file_create"]["file"]["absent"];
-                    assert_eq!(reasons["link_target"], "not_on_this_backend");
-                }
-                _ => {}
+            let mut expected = without_opening(&path, how);
+            if how == "link" {
+                expected.is("linked_from", oracle::shown_path(&old));
             }
             expected.check(&event["file_create"]);
+            assert!(event["file_create"]["absent"].is_null(), "{event:#}");
             assert_eq!(event["process"]["pid"], child.pid());
             child.finish_well();
         }
+    });
+}
+
+/// Expectations of a name that no open made.
+fn without_opening(path: &Path, how: &str) -> Expected {
+    let mut expected = Expected::new("FileCreate", oracle::FILE_UNCOMPARABLE);
+    let meta = fs::symlink_metadata(path).unwrap();
+    if meta.is_file() {
+        oracle::file(&mut expected, "file", path, path);
+        one_of(&mut expected, "file.hashes.source", SOURCES);
+        inherited(&mut expected, path);
+        expected.skip("closed", "nobody has it open: either is right");
+    } else {
+        oracle::special(&mut expected, "file", path);
+        expected.skip("closed", "it has no content: either is right");
+    }
+    expected.is("how", how);
+    expected.none("linked_from");
+    expected.none("linked_from_truncated");
+    let kind = meta.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        expected.is("node_device", oracle::kernel_device(meta.rdev()));
+    } else {
+        expected.none("node_device");
+    }
+    if meta.is_symlink() {
+        let target = fs::read_link(path).unwrap();
+        expected.is("file.link_target", oracle::shown_path(&target));
+    }
+    expected
+}
+
+/// The longest target and a wild one; old names that are deep, and one below another folder; a link of a device.
+fn other_names() {
+    with_shared(|sensor| {
+        if !Place::here().sees_vfs() {
+            return;
+        }
+        let folder = folder();
+        let longest = OsString::from_vec(vec![b't'; 4095]);
+        let wild = OsString::from_vec(b"../not utf8 \xff\n".to_vec());
+        for (name, target) in [("longest", longest), ("wild", wild)] {
+            let path = folder.path().join(name);
+            let steps = ["symlink".into(), target, path.clone().into(), "step".into()];
+            let child = Running::start(steps);
+            child.step();
+            let event = created(sensor, &oracle::shown_path(&path));
+            without_opening(&path, "symlink").check(&event["file_create"]);
+            child.finish_well();
+        }
+        let deep = (0..40).fold(folder.path().to_owned(), |path, _| path.join("component"));
+        fs::create_dir_all(&deep).unwrap();
+        for (index, kind) in ["regular", "null"].iter().enumerate() {
+            let (old, path) = (deep.join(kind), folder.path().join(format!("link{index}")));
+            let mut steps = words(&["mknod", kind], &old);
+            steps.extend([OsStr::new("link"), old.as_os_str(), path.as_os_str()]);
+            steps.push(OsStr::new("step"));
+            let child = Running::start(steps);
+            child.step();
+            let event = sensor.settled(&created(sensor, &oracle::shown_path(&path)));
+            let mut expected = without_opening(&path, "link");
+            expected.is("linked_from", oracle::shown_path(&old));
+            expected.check(&event["file_create"]);
+            child.finish_well();
+        }
+    });
+}
+
+/// A folder whose new files inherit an access list.
+fn access_lists() {
+    with_shared(|sensor| {
+        let folder = folder();
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, bits, id) in [
+            (0x01_u16, 6_u16, u32::MAX),
+            (0x02, 4, 1000),
+            (0x04, 4, u32::MAX),
+            (0x10, 6, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ] {
+            list.extend(tag.to_le_bytes());
+            list.extend(bits.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let set = rustix::fs::setxattr(
+            folder.path(),
+            "system.posix_acl_default",
+            &list,
+            rustix::fs::XattrFlags::empty(),
+        );
+        if !Place::here().guest && set == Err(rustix::io::Errno::OPNOTSUPP) {
+            // This host's folder for temporary files keeps no lists; every guest's does.
+            return;
+        }
+        set.unwrap();
+        let path = folder.path().join("file");
+        let mut steps = words(&["open"], &path);
+        steps.extend(["write", "listed", "close", "step"].map(OsStr::new));
+        let child = Running::start(steps);
+        child.step();
+        let event = check_regular(sensor, &path, "open");
+        let file = &event["file_create"]["file"];
+        let wanted = "user::rw-,user:1000:r--,group::r--,mask::rw-,other::---";
+        assert_eq!(file["default_acl"], wanted, "{file:#}");
+        let wanted = "user::rw-,user:1000:r--,group::r--,mask::r--,other::---";
+        assert_eq!(file["acl"], wanted, "{file:#}");
+        child.finish_well();
     });
 }
 

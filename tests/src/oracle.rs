@@ -412,6 +412,7 @@ pub fn special(expected: &mut Expected, prefix: &str, path: &Path) {
         "unique_id",
         "attributes",
         "capabilities",
+        "acl",
     ] {
         expected.none(&format!("{prefix}.{name}"));
     }
@@ -429,6 +430,7 @@ fn inode(expected: &mut Expected, prefix: &str, meta: &fs::Metadata, view: &Path
         "path_true_bytes",
         "link_target",
         "overlay",
+        "default_acl",
     ] {
         expected.none(&at(name));
     }
@@ -496,6 +498,36 @@ fn statx(expected: &mut Expected, prefix: &str, view: &Path) {
         _ => Err(format!("{value} is no UUID")),
     });
     file_capabilities(expected, &at("capabilities"), view);
+    let list = access_list(view, "system.posix_acl_access");
+    expected.maybe(&at("acl"), list);
+}
+
+/// An access list as getfacl(1) would print it, on one line; `None`: there is none.
+#[must_use]
+pub fn access_list(path: &Path, attribute: &str) -> Option<String> {
+    let mut value = vec![0_u8; 64 << 10];
+    let length = rustix::fs::getxattr(path, attribute, &mut value).ok()?;
+    let entries = value.get(4..length).unwrap().chunks_exact(8);
+    let lines: Vec<String> = entries
+        .map(|entry| {
+            let number = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+            let id = u32::from(number(6)) << 16 | u32::from(number(4));
+            let who = match number(0) {
+                0x01 => "user:".to_owned(),
+                0x02 => format!("user:{id}"),
+                0x04 => "group:".to_owned(),
+                0x08 => format!("group:{id}"),
+                0x10 => "mask:".to_owned(),
+                0x20 => "other:".to_owned(),
+                tag => panic!("tag {tag} in the access list of {}", path.display()),
+            };
+            let may = number(2);
+            let letter = |bit, letter| if may & bit == bit { letter } else { '-' };
+            let rights = [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')];
+            format!("{who}:{}", rights.iter().collect::<String>())
+        })
+        .collect();
+    Some(lines.join(","))
 }
 
 fn file_capabilities(expected: &mut Expected, path: &str, view: &Path) {

@@ -378,6 +378,8 @@ impl State {
                     "fifo" => (SFlag::S_IFIFO, 0),
                     "regular" => (SFlag::S_IFREG, 0),
                     "null" => (SFlag::S_IFCHR, nix::sys::stat::makedev(1, 3)),
+                    // Nobody's device, with a minor number of more than eight bits.
+                    "block" => (SFlag::S_IFBLK, nix::sys::stat::makedev(259, 70_000)),
                     other => anyhow::bail!("kind {other}"),
                 };
                 nix::sys::stat::mknod(&path, kind, mode, device)?;

@@ -100,7 +100,9 @@ mod tests {
             2 => record(random, |_: &mut ForkRecord, _| {}),
             3 => record(random, |head: &mut ScriptRecord, text| head.path = text()),
             4 => record(random, |head: &mut FileCreateRecord, text| {
-                head.path = text()
+                head.path = text();
+                head.other = text();
+                head.how = u32::from(head.header.cpu % 8);
             }),
             5 => record(random, |_: &mut FileCloseRecord, _| {}),
             6 => record(random, |head: &mut ConnectRecord, text| head.path = text()),
@@ -163,14 +165,9 @@ mod tests {
                 file: Some(event::file_info(context, &script.head.file, script.text(0))),
                 ..v1::FileCreate::default()
             })),
-            RecordRef::FileCreate(created) => Some(Body::FileCreate(v1::FileCreate {
-                file: Some(event::file_info(
-                    context,
-                    &created.head.file,
-                    created.text(0),
-                )),
-                ..v1::FileCreate::default()
-            })),
+            RecordRef::FileCreate(created) => {
+                Some(Body::FileCreate(event::file_create(context, created)))
+            }
             RecordRef::FileClose(closed) => {
                 let nothing = sensor_common::record::TextRef {
                     bytes: b"",

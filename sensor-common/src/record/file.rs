@@ -86,13 +86,16 @@ pub struct FileCreateRecord {
     pub how: u32,
     /// Bits of [`file_flag`].
     pub flags: u32,
-    /// Reserved.
-    pub _pad: u32,
+    /// `i_rdev` as the kernel has it, major << 20 | minor: the device that a device node stands for. 0 for other files.
+    pub node_device: u32,
     /// Path in the process's view, up to its root.
     pub path: Text,
+    /// [`create::SYMLINK`]: the target as it was written; [`create::LINK`]: the path that the file already had. Empty
+    /// for the other ways.
+    pub other: Text,
 }
 const _: () = assert!(
-    size_of::<FileCreateRecord>() == 216,
+    size_of::<FileCreateRecord>() == 224,
     "layout changed: bump ABI_VERSION"
 );
 

@@ -12,7 +12,7 @@ use sensor_common::layout::Field;
 use sensor_common::map::feature;
 use sensor_common::record::{FileCloseRecord, FileCreateRecord, create, file_flag};
 
-use crate::emit::{Draft, PATH_BYTES, Scratch, lost, start_of, tailed};
+use crate::emit::{ABSENT_TEXT, Draft, NAMES_BYTES, PATH_BYTES, Scratch, lost, start_of, tailed};
 use crate::file::{self, FMODE_CREATED, FMODE_NOACCOUNT, FMODE_WRITE, S_IFMT, S_IFREG};
 use crate::path::{Bounded, Looped, Walker};
 use crate::read::{Access, Object, Probed, Typed};
@@ -89,14 +89,16 @@ pub(crate) fn mkdir_kp(context: ProbeContext) -> Option<()> {
     )
 }
 
-/// `security_path_symlink(dir, dentry, old_name)`.
+/// `security_path_symlink(dir, dentry, old_name)`, where the kernel has copied the old name.
 #[fentry(function = "security_path_symlink")]
 pub(crate) fn symlink_fe(context: FEntryContext) -> Option<()> {
     making::<Typed>(
         Object::new(context.arg(0))?,
         context.arg(1),
         create::SYMLINK,
-    )
+    )?;
+    map::keep_given(task::thread_key(), context.arg(2));
+    Some(())
 }
 
 #[kprobe(function = "security_path_symlink")]
@@ -105,20 +107,26 @@ pub(crate) fn symlink_kp(context: ProbeContext) -> Option<()> {
         Object::new(context.arg(0)?)?,
         context.arg(1)?,
         create::SYMLINK,
-    )
+    )?;
+    map::keep_given(task::thread_key(), context.arg(2)?);
+    Some(())
 }
 
 /// `security_path_link(old_dentry, new_dir, new_dentry)`.
 #[fentry(function = "security_path_link")]
 pub(crate) fn link_fe(context: FEntryContext) -> Option<()> {
     let how = link_how::<Typed>(Object::new(context.arg(0))?)?;
-    making::<Typed>(Object::new(context.arg(1))?, context.arg(2), how)
+    making::<Typed>(Object::new(context.arg(1))?, context.arg(2), how)?;
+    map::keep_given(task::thread_key(), context.arg(0));
+    Some(())
 }
 
 #[kprobe(function = "security_path_link")]
 pub(crate) fn link_kp(context: ProbeContext) -> Option<()> {
     let how = link_how::<Probed>(Object::new(context.arg(0)?)?)?;
-    making::<Probed>(Object::new(context.arg(1)?)?, context.arg(2)?, how)
+    making::<Probed>(Object::new(context.arg(1)?)?, context.arg(2)?, how)?;
+    map::keep_given(task::thread_key(), context.arg(0)?);
+    Some(())
 }
 
 #[fentry(function = "security_d_instantiate")]
@@ -170,7 +178,7 @@ pub(super) fn report_open<W: Walker, A: Access, const FOLLOW: bool>(
         if let Some(inode) = A::pointer(file, Field::FileInode) {
             file::identify::<A>(inode, &mut record.file);
         }
-        push_path::<W>(draft, file::place::<A>(file));
+        push_path::<W, _>(draft, file::place::<A>(file));
         if FOLLOW && mode & FMODE_WRITE != 0 && layout::feature(feature::FILE_CLOSE_PROBE) {
             kept = keep(draft.record(), file);
         }
@@ -195,7 +203,10 @@ fn keep(record: &mut FileCreateRecord, file: Object) -> bool {
 }
 
 #[inline(always)]
-fn push_path<W: Walker>(draft: &mut Draft<FileCreateRecord, PATH_BYTES>, place: Place) {
+fn push_path<W: Walker, const BYTES: usize>(
+    draft: &mut Draft<FileCreateRecord, BYTES>,
+    place: Place,
+) {
     let path = draft.push_path::<W>(place, task::current_root());
     draft.record().path = path;
     if path.truncated() {
@@ -249,15 +260,51 @@ fn regular_file(second: u64, third: u64) -> Option<()> {
 fn made<W: Walker, A: Access>(dentry: u64, inode: Object) -> Option<()> {
     let thread = task::thread_key();
     let (mount, how) = map::kept_path_call(thread, dentry)?;
+    let given = if matches!(how, create::SYMLINK | create::LINK) {
+        map::kept_given(thread)
+    } else {
+        None
+    };
     map::forget_path_call(thread);
     if how == PERHAPS_OPEN {
         return None;
     }
     let scratch = map::SCRATCH_MADE.get_ptr_mut(0);
-    tailed::<FileCreateRecord, PATH_BYTES>(scratch, Current, |draft| {
+    tailed::<FileCreateRecord, NAMES_BYTES>(scratch, Current, |draft| {
         draft.record().how = how;
+        draft.record().node_device = A::number(inode, Field::InodeRdev).unwrap_or(0);
         file::identify::<A>(inode, &mut draft.record().file);
-        push_path::<W>(draft, Place { mount, dentry });
+        push_path::<W, _>(draft, Place { mount, dentry });
+        if how == create::SYMLINK {
+            push_target(draft, given);
+        } else if how == create::LINK {
+            push_old_name::<W>(draft, mount, given);
+        }
     });
     Some(())
+}
+
+/// The target of a symbolic link, as it was written.
+#[inline(always)]
+fn push_target(draft: &mut Draft<FileCreateRecord, NAMES_BYTES>, target: Option<u64>) {
+    let mut text = draft.push_string(target);
+    if !text.absent() {
+        // The kernel takes no longer one than fits into a piece with its NUL.
+        text.true_len = text.len;
+    }
+    draft.record().other = text;
+}
+
+/// The path of the name that the file already had. It is under the same mount as the new one, else link(2) fails.
+#[inline(always)]
+fn push_old_name<W: Walker>(
+    draft: &mut Draft<FileCreateRecord, NAMES_BYTES>,
+    mount: u64,
+    dentry: Option<u64>,
+) {
+    let text = match dentry {
+        Some(dentry) => draft.push_path::<W>(Place { mount, dentry }, task::current_root()),
+        None => ABSENT_TEXT,
+    };
+    draft.record().other = text;
 }

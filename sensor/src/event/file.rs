@@ -87,26 +87,40 @@ pub fn file_create(context: &Context<'_>, record: &Parsed<'_, FileCreateRecord>)
         _ => v1::FileCreateHow::Unspecified,
     };
     let mut file = file_info(context, &record.head.file, record.text(0));
-    if how == v1::FileCreateHow::Symlink && file.link_target.is_none() {
-        file.absent.push(v1::Absent::new(
-            number::LINK_TARGET,
-            v1::AbsentReason::NotOnThisBackend,
-        ));
-    }
+    let other = record.text(1);
     let mut absent = Absences::default();
-    if how == v1::FileCreateHow::Link {
-        absent.note(create_number::LINKED_FROM, v1::AbsentReason::NotCollected);
+    let mut linked_from = None;
+    if how == v1::FileCreateHow::Symlink {
+        file.link_target = super::text(other);
+        if other.text.absent() {
+            file.absent.push(v1::Absent::new(
+                number::LINK_TARGET,
+                v1::AbsentReason::ReadFailed,
+            ));
+        }
+    } else if how == v1::FileCreateHow::Link {
+        linked_from = super::text(other);
+        if other.text.absent() {
+            absent.note(create_number::LINKED_FROM, v1::AbsentReason::ReadFailed);
+        }
     }
     let device = matches!(
         file.r#type(),
         v1::FileType::CharacterDevice | v1::FileType::BlockDevice
     );
-    if device {
-        absent.note(create_number::NODE_DEVICE, v1::AbsentReason::NotCollected);
-    }
+    let node_device = if device {
+        let value = record.head.node_device;
+        let field = create_number::NODE_DEVICE;
+        context.known(Field::InodeRdev, value, field, &mut absent)
+    } else {
+        None
+    };
     v1::FileCreate {
         how: how.into(),
         file: Some(file),
+        linked_from_truncated: linked_from.is_some() && other.text.truncated(),
+        linked_from,
+        node_device: node_device.map(user_device),
         absent: absent.into_vec(),
         ..v1::FileCreate::default()
     }

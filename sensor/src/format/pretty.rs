@@ -522,6 +522,9 @@ fn created(create: &FileCreate) -> What<'_> {
     if let Some(target) = file.and_then(|file| file.link_target.as_deref()) {
         cells.push(Cell::tail(Style::Dim, format!("-> {}", clean(target))));
     }
+    if let Some(old) = create.linked_from.as_deref() {
+        cells.push(Cell::tail(Style::Dim, format!("=> {}", clean(old))));
+    }
     if create.closed
         && let Some(size) = file.and_then(|file| file.size)
     {

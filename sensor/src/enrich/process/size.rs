@@ -46,6 +46,8 @@ fn file(file: &FileInfo) -> usize {
     optional(&file.path)
         + optional(&file.unique_id)
         + optional(&file.link_target)
+        + name(file.acl.as_ref())
+        + name(file.default_acl.as_ref())
         + list(&file.absent)
         + file.hashes.as_ref().map_or(0, |hashes| {
             optional(&hashes.md5) + optional(&hashes.sha1) + optional(&hashes.sha256)

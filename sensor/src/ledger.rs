@@ -62,6 +62,11 @@ impl Row {
     }
 }
 
+/// Cause of what the reader drops when its queue is full.
+pub const QUEUE_FULL: &str = "queue_full";
+/// Rule by which records of the self-test's child are left out.
+pub const SELF_TEST: &str = "self_test";
+
 /// Counts by cause.
 pub type Causes = BTreeMap<String, u64>;
 
@@ -286,7 +291,26 @@ impl Ledger {
         if queue_full > 0 {
             daemon
                 .lost_in_reader
-                .insert("queue_full".to_owned(), queue_full);
+                .insert(QUEUE_FULL.to_owned(), queue_full);
+        }
+    }
+
+    /// What happened to records before they were recorded: `queue_full` dropped by the reader, `self_test` left out on
+    /// purpose. After [`Self::reader`], which says what was read of the recording.
+    pub fn recorded(&mut self, row: Row, queue_full: u64, self_test: u64) {
+        let daemon = &mut self.row(row).daemon;
+        daemon.received = daemon
+            .received
+            .saturating_add(queue_full)
+            .saturating_add(self_test);
+        if queue_full > 0 {
+            bump(&mut daemon.lost_in_reader, QUEUE_FULL, queue_full);
+        }
+        if self_test > 0 {
+            bump(&mut daemon.filtered, SELF_TEST, self_test);
+            self.hot(row, |hot| {
+                hot.decoded = hot.decoded.saturating_add(self_test);
+            });
         }
     }
 
@@ -313,6 +337,12 @@ impl Ledger {
     /// What a program missed at most; `None`: its kernel does not say.
     pub fn unseen(&mut self, program: &str, misses: Option<u64>) {
         self.unseen_at_most.insert(program.to_owned(), misses);
+    }
+
+    /// What each program missed at most.
+    #[must_use]
+    pub fn unseen_at_most(&self) -> &BTreeMap<String, Option<u64>> {
+        &self.unseen_at_most
     }
 
     /// Missing sequence numbers of a lane.
@@ -566,6 +596,21 @@ mod tests {
                 .iter()
                 .all(|open| open.identity != "hand-over")
         );
+    }
+
+    #[test]
+    fn what_a_recording_left_out_closes_its_account() {
+        let mut ledger = Ledger::new();
+        ledger.kernel(RecordKind::Exec, kernel(10, 8, 2));
+        ledger.reader(EXEC, 5, 0);
+        for _ in 0..5 {
+            ledger.decoded(EXEC);
+            ledger.sealed(EXEC);
+        }
+        assert_ne!(ledger.imbalances(Some(0)), []);
+        ledger.recorded(EXEC, 2, 1);
+        assert_eq!(ledger.imbalances(Some(0)), []);
+        assert_eq!(ledger.lost_in_all(), 4);
     }
 
     #[test]

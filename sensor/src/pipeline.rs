@@ -31,7 +31,7 @@ use crate::enrich::process::{ProcessImage, ProcessTable, describe};
 use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
-use crate::ledger::{Ledger, Row};
+use crate::ledger::{Ledger, Row, SELF_TEST};
 
 mod hold;
 mod late;
@@ -218,7 +218,7 @@ impl Pipeline {
         self.ledger.decoded(Row::Kind(kind));
         self.newest_boot_ns = self.newest_boot_ns.max(time);
         if self.own_child == Some(record.header().tgid) {
-            self.ledger.filtered(Row::Kind(kind), "self_test");
+            self.ledger.filtered(Row::Kind(kind), SELF_TEST);
             // The number may be given to another process after this one's end.
             if kind == RecordKind::Exit {
                 self.own_child = None;

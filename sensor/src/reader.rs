@@ -23,7 +23,7 @@ use sensor_common::record::{Header, Lane, RecordKind};
 use zerocopy::FromBytes as _;
 
 use crate::loader::{ReaderAwake, Ring, TableError};
-use crate::recording::{Recording, RecordingError};
+use crate::recording::{Footer, Recording, RecordingError};
 
 mod batch;
 
@@ -136,7 +136,7 @@ pub enum Source {
         before: Batch,
     },
     /// A recording, as fast as it is taken: nothing is dropped.
-    Recording(Recording<BufReader<File>>),
+    Recording(Box<Recording<BufReader<File>>>),
 }
 
 impl fmt::Debug for Source {
@@ -176,7 +176,7 @@ pub enum ReaderError {
 /// The reader's thread.
 #[derive(Debug)]
 pub struct Reader {
-    thread: JoinHandle<Result<(), ReaderError>>,
+    thread: JoinHandle<Result<Option<Footer>, ReaderError>>,
     stop: Arc<Stop>,
 }
 
@@ -213,8 +213,10 @@ impl Reader {
                     rings,
                     awake,
                     before,
-                } => Polling::new(*rings, awake, intake, asked)?.run(&before),
-                Source::Recording(recording) => replay(recording, intake, &asked),
+                } => Polling::new(*rings, awake, intake, asked)?
+                    .run(&before)
+                    .map(|()| None),
+                Source::Recording(recording) => replay(*recording, intake, &asked),
             })
             .map_err(ReaderError::Thread)?;
         Ok(Self { thread, stop })
@@ -235,11 +237,12 @@ impl Reader {
         }
     }
 
-    /// Waits until the thread has ended; without [`Reader::stop`] that is the end of the recording.
+    /// Waits until the thread has ended; without [`Reader::stop`] that is the end of the recording. Gives the account at
+    /// the end of a recording that was read to there.
     ///
     /// # Errors
     /// Why it ended early.
-    pub fn join(self) -> Result<(), ReaderError> {
+    pub fn join(self) -> Result<Option<Footer>, ReaderError> {
         self.thread.join().map_err(|_panic| ReaderError::Panicked)?
     }
 }
@@ -248,7 +251,7 @@ fn replay(
     mut recording: Recording<BufReader<File>>,
     mut intake: Intake,
     stop: &Stop,
-) -> Result<(), ReaderError> {
+) -> Result<Option<Footer>, ReaderError> {
     let mut sample = Vec::new();
     let result = loop {
         if stop.asked.load(Ordering::Acquire) {
@@ -269,7 +272,7 @@ fn replay(
             break;
         }
     }
-    result
+    result.map(|()| recording.footer().cloned())
 }
 
 /// Counts, copies and passes on.
@@ -314,7 +317,7 @@ impl Intake {
         if let Some(tee) = &mut self.tee {
             tee(sample);
         }
-        let header = Header::read_from_prefix(sample).ok().map(|(head, _)| head);
+        let header = header_of(sample);
         let kind = header.and_then(|header| RecordKind::from_number(header.kind));
         self.counters.received.add(kind);
         let lane = kind.map_or(Lane::Control, RecordKind::lane);
@@ -371,9 +374,16 @@ impl Drop for Intake {
     }
 }
 
+/// The header of a sample; `None`: it is too short for one.
+#[must_use]
+pub fn header_of(sample: &[u8]) -> Option<Header> {
+    Header::read_from_prefix(sample)
+        .ok()
+        .map(|(header, _)| header)
+}
+
 fn kind_of(sample: &[u8]) -> Option<RecordKind> {
-    let (header, _) = Header::read_from_prefix(sample).ok()?;
-    RecordKind::from_number(header.kind)
+    RecordKind::from_number(header_of(sample)?.kind)
 }
 
 /// Follows the running numbers of each CPU and lane. They start at 1, and neighbours may change places in the ring.
@@ -687,7 +697,7 @@ mod tests {
         let (_folder, recording) = record(5000);
         let (sender, receiver) = queue(2);
         let counters = Arc::new(ReaderCounters::default());
-        let source = Source::Recording(recording);
+        let source = Source::Recording(Box::new(recording));
         let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}));
         let mut received = 0;
         loop {
@@ -715,7 +725,7 @@ mod tests {
         let (sender, receiver) = queue(2);
         drop(receiver);
         let counters = Arc::new(ReaderCounters::default());
-        let source = Source::Recording(recording);
+        let source = Source::Recording(Box::new(recording));
         let reader = Reader::spawn(source, sender, counters, None, Box::new(|| {})).unwrap();
         reader.join().unwrap();
     }

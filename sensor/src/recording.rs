@@ -59,11 +59,20 @@ impl Header {
     }
 }
 
-/// The kernel's side of the account at the end of a recording.
+/// The account at the end of a recording: what happened to the records that are not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Footer {
     /// Kernel counters per record kind, in `KernelCounter` order.
     pub counters: BTreeMap<String, Vec<u64>>,
+    /// Records that the reader's queue dropped, per record kind; `unknown` for samples of no known kind.
+    pub queue_full: BTreeMap<String, u64>,
+    /// Records of the self-test's child, which were left out on purpose, per record kind.
+    pub self_test: BTreeMap<String, u64>,
+    /// Sequence numbers that were passed over, per lane.
+    pub sequence_gaps: BTreeMap<String, u64>,
+    /// What the kernel skipped at most, by program; null where it does not say.
+    pub unseen_at_most: BTreeMap<String, Option<u64>>,
 }
 
 /// What is wrong with a recording, and where.
@@ -96,7 +105,10 @@ pub enum RecordingError {
         source: serde_json::Error,
     },
     /// Made by another version of the kernel interface.
-    #[error("{path:?} has records of ABI {found}, this build reads {known}")]
+    #[error(
+        "{path:?} has records of ABI version {found}, this sensor reads version {known}: replay it with the sensor that \
+         recorded it"
+    )]
     Abi {
         /// The file.
         path: PathBuf,
@@ -400,6 +412,8 @@ mod tests {
         recorder.write(b"second record").unwrap();
         let footer = Footer {
             counters: [("exec".to_owned(), vec![2, 2])].into(),
+            queue_full: [("exec".to_owned(), 1)].into(),
+            ..Footer::default()
         };
         assert_eq!(recorder.finish(&footer).unwrap(), 2);
         (dir, path)
@@ -418,7 +432,9 @@ mod tests {
         assert_eq!(sample, b"second record");
         assert!(!recording.next_record(&mut sample).unwrap());
         assert!(!recording.next_record(&mut sample).unwrap());
-        assert_eq!(recording.footer().unwrap().counters["exec"], [2, 2]);
+        let footer = recording.footer().unwrap();
+        assert_eq!(footer.counters["exec"], [2, 2]);
+        assert_eq!(footer.queue_full["exec"], 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the sink have their own. At the end the hooks go first, then the rings are emptied, then what is under way is
 //! finished, then the sink, and last the account is drawn up.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError};
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
-use crate::ledger::{KernelAccount, Ledger, Row};
+use crate::ledger::{KernelAccount, Ledger, QUEUE_FULL, Row, SELF_TEST, SinkAccount};
 use crate::loader::{self, Counters, LoadError};
 use crate::pipeline::Pipeline;
 use crate::procfs::Proc;
@@ -250,13 +251,7 @@ pub fn live(
     let (mut ledger, sink) = thread
         .join()
         .map_err(|_panic| RunError::Panicked("pipeline"))?;
-    for (program, misses) in unseen {
-        let misses = match misses {
-            loader::Unseen::AtMost(misses) => Some(misses),
-            loader::Unseen::Unobservable => None,
-        };
-        ledger.unseen(program, misses);
-    }
+    skipped(&mut ledger, unseen);
     account(&mut ledger, &kernel.counters, &counters);
     let unwritten = close(&mut ledger, sink);
     let fault = fault
@@ -288,11 +283,11 @@ fn closed_reason(closed: &build::Closed) -> Option<RunError> {
     reason.map(RunError::OutputClosed)
 }
 
-/// Writes the kernel's records to a file until a signal comes or the time is up; returns how many.
+/// Writes the kernel's records to a file until a signal comes or the time is up; the account's sink is the recording.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
+pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     let config = request.config;
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
@@ -301,28 +296,34 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
     let clock = Clock::new()?;
     let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
-    let mut recorder = Recorder::create(file, &header)?;
+    let mut taking = Taking {
+        recorder: Recorder::create(file, &header)?,
+        own_child: kernel.child_tgid,
+        ledger: Ledger::new(),
+        written: 0,
+    };
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
+    let began = Instant::now();
     let thread = std::thread::Builder::new()
         .name("recorder".to_owned())
-        .spawn(move || -> Result<Recorder, RecordingError> {
+        .spawn(move || -> Result<Taking, RecordingError> {
             loop {
                 match receiver.receive(PULSE) {
                     Ok(batch) => {
                         for sample in batch.iter() {
-                            recorder.write(sample)?;
+                            taking.sample(sample)?;
                         }
                         receiver.recycle(batch);
                     }
                     Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return Ok(recorder),
+                    Err(RecvTimeoutError::Disconnected) => return Ok(taking),
                 }
             }
         })
         .map_err(RunError::start("recorder thread"))?;
-    tracing::info!("ready");
+    tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
     let deadline = request.duration.map(|duration| Instant::now() + duration);
     while !thread.is_finished() {
         let pulse = Instant::now() + ROUND;
@@ -336,29 +337,120 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<u64, RunError> {
             Wake::Timeout | Wake::Reload | Wake::Statistics | Wake::Bell => {}
         }
     }
+    let unseen = kernel.loaded.unseen();
     drop(kernel.loaded);
     reader.stop();
     let read = reader.join();
-    let recorder = thread
+    let Taking {
+        recorder,
+        mut ledger,
+        written,
+        ..
+    } = thread
         .join()
         .map_err(|_panic| RunError::Panicked("recorder"))??;
-    let table = kernel
-        .counters
-        .read()
-        .map_err(RunError::start("kernel counters"))?;
-    let footer = Footer {
-        counters: RecordKind::ALL
-            .iter()
-            .map(|kind| {
-                let values = KernelCounter::ALL
-                    .iter()
-                    .map(|counter| table.value(*kind, *counter));
-                (kind.name().to_owned(), values.collect())
-            })
-            .collect(),
-    };
+    skipped(&mut ledger, unseen);
+    account(&mut ledger, &kernel.counters, &counters);
+    let footer = footer(&ledger, &kernel.counters, &counters)?;
     read?;
-    Ok(recorder.finish(&footer)?)
+    recorder.finish(&footer)?;
+    let account = SinkAccount {
+        sealed: written,
+        acked: written,
+        ..SinkAccount::default()
+    };
+    ledger.sink("recording", account);
+    Ok(Summary {
+        ledger,
+        ran: began.elapsed(),
+        fault: None,
+    })
+}
+
+/// What the recorder's thread has.
+struct Taking {
+    recorder: Recorder,
+    /// The self-test's child, whose records are no news, until its end.
+    own_child: Option<u32>,
+    ledger: Ledger,
+    written: u64,
+}
+
+impl Taking {
+    /// Writes one sample, whatever it is: what cannot be parsed is what somebody will want to look at.
+    fn sample(&mut self, sample: &[u8]) -> Result<(), RecordingError> {
+        let header = reader::header_of(sample);
+        let kind = header.and_then(|header| RecordKind::from_number(header.kind));
+        let row = kind.map_or(Row::Unknown, Row::Kind);
+        self.ledger.decoded(row);
+        if let (Some(header), Some(kind)) = (header, kind)
+            && self.own_child == Some(header.tgid)
+        {
+            self.ledger.filtered(row, SELF_TEST);
+            if kind == RecordKind::Exit {
+                self.own_child = None;
+            }
+            return Ok(());
+        }
+        self.recorder.write(sample)?;
+        self.ledger.sealed(row);
+        self.written = self.written.saturating_add(1);
+        Ok(())
+    }
+}
+
+/// What a recording says at its end: what happened to the records that are not in it.
+fn footer(ledger: &Ledger, kernel: &Counters, reader: &ReaderCounters) -> Result<Footer, RunError> {
+    let table = kernel.read().map_err(RunError::start("kernel counters"))?;
+    let mut footer = Footer {
+        unseen_at_most: ledger.unseen_at_most().clone(),
+        ..Footer::default()
+    };
+    for kind in RecordKind::ALL {
+        let values = KernelCounter::ALL
+            .iter()
+            .map(|counter| table.value(*kind, *counter));
+        footer
+            .counters
+            .insert(kind.name().to_owned(), values.collect());
+    }
+    for row in Row::all() {
+        let account = ledger.account(row).daemon;
+        for (cause, counts, into) in [
+            (QUEUE_FULL, &account.lost_in_reader, &mut footer.queue_full),
+            (SELF_TEST, &account.filtered, &mut footer.self_test),
+        ] {
+            if let Some(count) = counts.get(cause) {
+                into.insert(row.name().to_owned(), *count);
+            }
+        }
+    }
+    for lane in Lane::ALL {
+        footer
+            .sequence_gaps
+            .insert(lane.name().to_owned(), reader.missing(lane));
+    }
+    Ok(footer)
+}
+
+/// Enters what a recording says of the records that are not in it.
+fn recorded(ledger: &mut Ledger, footer: &Footer) {
+    for kind in RecordKind::ALL {
+        if let Some(values) = footer.counters.get(kind.name()) {
+            ledger.kernel(*kind, KernelAccount::from_counters(values));
+        }
+    }
+    for row in Row::all() {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(row.name()).copied().unwrap_or(0);
+        ledger.recorded(row, of(&footer.queue_full), of(&footer.self_test));
+    }
+    for lane in Lane::ALL {
+        let missing = footer.sequence_gaps.get(lane.name()).copied();
+        ledger.sequence_gap(lane.name(), missing.unwrap_or(0));
+    }
+    for (program, misses) in &footer.unseen_at_most {
+        ledger.unseen(program, *misses);
+    }
 }
 
 /// Sends a recording through the pipeline.
@@ -376,7 +468,7 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(
-        Source::Recording(recording),
+        Source::Recording(Box::new(recording)),
         sender,
         Arc::clone(&counters),
         None,
@@ -387,6 +479,9 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
     let (mut ledger, sink) = drive(pipeline, &receiver, &commands, None);
     let read = reader.join();
     received(&mut ledger, &counters);
+    if let Ok(Some(footer)) = &read {
+        recorded(&mut ledger, footer);
+    }
     let unwritten = close(&mut ledger, sink);
     let fault = closed_reason(&closed)
         .or_else(|| read.err().map(RunError::from))
@@ -456,6 +551,17 @@ fn drive(
     }
     let (ledger, output) = pipeline.finish(PATIENCE);
     (ledger, output.into_sink())
+}
+
+/// Enters what the kernel itself skipped.
+fn skipped(ledger: &mut Ledger, unseen: Vec<(&'static str, loader::Unseen)>) {
+    for (program, misses) in unseen {
+        let misses = match misses {
+            loader::Unseen::AtMost(misses) => Some(misses),
+            loader::Unseen::Unobservable => None,
+        };
+        ledger.unseen(program, misses);
+    }
 }
 
 fn attempts(pipeline: &mut Pipeline, table: &mut loader::ConnectingTable, age: Duration) {

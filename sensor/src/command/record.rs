@@ -2,7 +2,7 @@
 
 use crate::args::RecordArgs;
 use crate::command::Streams;
-use crate::command::run::{chain, load};
+use crate::command::run::{finish, load};
 use crate::config::Sources;
 use crate::exit::ExitStatus;
 use crate::run::{self, Request};
@@ -19,14 +19,5 @@ pub fn run(args: &RecordArgs, sources: &Sources, streams: &mut Streams<'_>) -> E
         duration: capture.duration,
         stats: capture.stats,
     };
-    match run::record(&request, &args.file) {
-        Ok(records) => {
-            streams.complain(&format!("{records} records in {}", args.file.display()));
-            ExitStatus::Ok
-        }
-        Err(error) => {
-            streams.complain(&format!("sensor: {}", chain(&error)));
-            error.status()
-        }
-    }
+    finish(run::record(&request, &args.file), capture.stats, streams)
 }

@@ -219,6 +219,81 @@ mod tests {
         assert_eq!((encoded & 0xff) | ((encoded >> 12) & 0xfff00), minor);
     }
 
+    /// A record as the programs make it, read back.
+    fn create(how: u32, mode: u32, other: Text, bytes: &[u8]) -> v1::FileCreate {
+        use zerocopy::{FromBytes as _, IntoBytes as _};
+        let size = size_of::<FileCreateRecord>();
+        let mut head = FileCreateRecord::read_from_bytes(&vec![0; size]).unwrap();
+        head.header.kind = sensor_common::record::RecordKind::FileCreate as u16;
+        head.header.size = u32::try_from(size + 2 + bytes.len()).unwrap();
+        head.how = how;
+        head.file = FileIdentity { mode, ..identity() };
+        head.node_device = (259 << 20) | 70_000;
+        (head.path.len, head.path.true_len) = (2, 2);
+        head.other = other;
+        let sample = [head.as_bytes(), b"/x", bytes].concat();
+        let Ok(sensor_common::record::RecordRef::FileCreate(record)) =
+            sensor_common::record::RecordRef::parse(&sample)
+        else {
+            panic!("a file creation");
+        };
+        let layout = KernelLayout {
+            values: [0; Field::COUNT],
+        };
+        let context = Context {
+            layout: &layout,
+            wall_minus_boot_ns: 0,
+        };
+        file_create(&context, &record)
+    }
+
+    #[test]
+    fn the_other_name_is_a_target_or_an_old_name() {
+        let whole = Text {
+            len: 3,
+            true_len: 3,
+        };
+        let symlink = create(create::SYMLINK, 0o120_777, whole, b"../");
+        let file = symlink.file.unwrap();
+        assert_eq!(file.link_target.as_deref(), Some(&b"../"[..]));
+        assert_eq!((symlink.linked_from, symlink.node_device), (None, None));
+        let cut = Text {
+            len: 3,
+            true_len: Text::LONGER,
+        };
+        let link = create(create::LINK, 0o100_644, cut, b"old");
+        assert_eq!(link.linked_from.as_deref(), Some(&b"old"[..]));
+        assert!(link.linked_from_truncated);
+        assert_eq!(link.file.unwrap().link_target, None);
+        // Not a link: nothing is taken for a name.
+        let folder = create(create::MKDIR, 0o040_755, Text::default(), b"");
+        assert_eq!(folder.linked_from, None);
+        assert!(folder.absent.is_empty());
+    }
+
+    #[test]
+    fn another_name_that_was_not_read_is_absent_with_its_reason() {
+        let unread = Text {
+            len: 0,
+            true_len: Text::ABSENT,
+        };
+        let link = create(create::LINK, 0o100_644, unread, b"");
+        assert_eq!(link.linked_from, None);
+        assert_eq!(link.absent[0].field, create_number::LINKED_FROM);
+        let symlink = create(create::SYMLINK, 0o120_777, unread, b"");
+        let file = symlink.file.unwrap();
+        assert_eq!(file.absent[0].field, number::LINK_TARGET);
+        assert_eq!(file.absent[0].reason(), v1::AbsentReason::ReadFailed);
+    }
+
+    #[test]
+    fn a_node_tells_its_device_as_stat_does() {
+        let node = create(create::MKNOD, 0o060_600, Text::default(), b"");
+        let device = u64::from(node.node_device.unwrap());
+        assert_eq!((device >> 8) & 0xfff, 259);
+        assert_eq!((device & 0xff) | ((device >> 12) & 0xfff00), 70_000);
+    }
+
     #[test]
     fn an_unread_inode_is_said_to_be_unread() {
         let layout = KernelLayout {

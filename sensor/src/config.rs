@@ -18,12 +18,14 @@ pub mod document;
 pub mod file;
 mod parse;
 pub mod rule;
+pub mod sink;
 pub mod unit;
 
 pub use document::{docs_markdown, schema_json};
 pub use file::{BackendChoice, ConfigFile, OutputFormat};
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
+pub use sink::{CentralNodeConfig, HostPort, ProxyConfig, ReceiverConfig, SinkConfig, TlsConfig};
 pub use unit::{EventName, Size, Span};
 
 use crate::config::file::FilterTable;
@@ -64,6 +66,8 @@ pub struct Config {
     pub user_varlink: bool,
     /// Where events go.
     pub output: OutputConfig,
+    /// Receivers of packets, by name.
+    pub sinks: BTreeMap<String, SinkConfig>,
     /// Filter rules, in order; not compiled yet.
     pub rules: Vec<FilterRule>,
 }
@@ -233,6 +237,24 @@ pub enum ConfigProblem {
     /// A relative path.
     #[error("{} is not an absolute path", .0.display())]
     NotAbsolute(PathBuf),
+    /// Not a name of a sink.
+    #[error("a sink's name is small letters, digits, `-` and `_`, at most 32")]
+    NotASinkName,
+    /// More sinks than are allowed.
+    #[error("at most {0} sinks")]
+    TooManySinks(usize),
+    /// Not `host:port`.
+    #[error("`{}` is not host:port", .0.escape_default())]
+    NotAnAddress(String),
+    /// Not a digest of a key.
+    #[error("`{}` is not 64 hexadecimal digits", .0.escape_default())]
+    NotAPin(String),
+    /// Not a name that a certificate can have.
+    #[error("`{}` is neither a host name nor an address", .0.escape_default())]
+    NotAServerName(String),
+    /// A key that must stand beside another.
+    #[error("{0} is missing")]
+    Missing(&'static str),
     /// Not a pattern of names of variables.
     #[error("`{}` is not a name of a variable", .0.escape_default())]
     NotAName(String),
@@ -724,6 +746,7 @@ impl TryFrom<ConfigFile> for Config {
             checks.wrong("events.enabled", ConfigProblem::Empty);
         }
         let (hash, output) = (file.hash, file.output);
+        let sinks = sink::check(file.sink, &mut checks);
         let config = Self {
             events: file.events.enabled.iter().map(|name| name.0).collect(),
             scope_cgroup: checks.absolute("scope.cgroup", file.scope.cgroup),
@@ -788,6 +811,7 @@ impl TryFrom<ConfigFile> for Config {
                     Size::kib(64)..=Size::mib(1024),
                 ),
             },
+            sinks,
             rules,
         };
         if checks.0.is_empty() {

@@ -15,6 +15,7 @@ use sensor_proto::v1::EventType;
 
 use crate::ledger::SinkAccount;
 
+pub mod connect;
 pub mod file;
 pub mod stdout;
 

@@ -18,8 +18,9 @@ const INTRODUCTION: &str = "\
 <!-- Generated from sensor/src/config/file.rs and rule.rs; do not edit. `cargo xtask docs` writes it anew. -->
 
 `sensor` reads `/etc/sensor/sensor.toml`, then the files `/etc/sensor/conf.d/*.toml` in the order of their names; with
-`--config FILE` that file alone. All may be absent. Defaults < sensor.toml < conf.d < flags: a value or list of a later
-source replaces that of an earlier one, except `[[filter.rule]]`, whose rules follow one another. Of the environment only
+`--config FILE` that file alone. All may be absent. Defaults < sensor.toml < conf.d < filter settings from the central node <
+flags: a value or list of a later source replaces that of an earlier one, except `[[filter.rule]]`, whose rules follow one
+another. Of the environment only
 `SENSOR_LOG` and `NO_COLOR` count.
 
 Sizes and times are texts with a unit: `\"64MiB\"` (B, KiB, MiB, GiB, TiB), `\"5s\"` (us, ms, s, m, h, d). Paths are
@@ -80,6 +81,15 @@ pub fn docs_markdown() -> String {
     let mut out = [INTRODUCTION, EXAMPLE, "```\n"].concat();
     let defaults = serde_json::to_value(ConfigFile::default()).unwrap_or_default();
     for (name, table) in properties(&schema, &schema) {
+        if let Some(entry) = table.get("additionalProperties") {
+            // A map: its own words say what stands under each name.
+            let mut entry = resolve(&schema, entry).clone();
+            if let Some(entry) = entry.as_object_mut() {
+                entry.insert("description".to_owned(), description(table).into());
+            }
+            section(&mut out, &schema, &format!("[{name}.NAME]"), &entry, None);
+            continue;
+        }
         section(
             &mut out,
             &schema,
@@ -114,7 +124,11 @@ fn section(out: &mut String, schema: &Value, title: &str, table: &Value, default
     let mut keys: Vec<_> = properties(schema, table).collect();
     keys.sort_by_key(|(name, _)| !required(name));
     for (name, key) in keys {
-        let default = match defaults.and_then(|table| table.get(name)) {
+        let default = defaults
+            .and_then(|table| table.get(name))
+            .or_else(|| key.get("default"))
+            .filter(|value| !value.is_null());
+        let default = match default {
             _ if required(name) => "required".to_owned(),
             Some(value) => format!("`{}`", toml_text(value)),
             None => "absent".to_owned(),

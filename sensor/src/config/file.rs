@@ -1,6 +1,7 @@
 //! The configuration file as typed: one struct per table, each key with its meaning, each default a constant with its reason.
 //! Refuses to decide what values mean together: that is `Config`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -8,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::rule::FilterRule;
+use crate::config::sink::SinkTable;
 use crate::config::unit::{EventName, Size, Span};
 
 /// Configuration of `sensor`. Every key has a default; an empty file is a good configuration.
@@ -37,6 +39,11 @@ pub struct ConfigFile {
     pub user: UserTable,
     /// Where events go.
     pub output: OutputTable,
+    /// Receivers that packets are delivered to from the spool, each under a name of its own (`[sink.headquarters]`): small
+    /// letters, digits, `-` and `_`, at most 32. Each has its own place in the spool; what one does not take does not hold
+    /// up another. See [delivery.md](delivery.md).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sink: BTreeMap<String, SinkTable>,
     /// Which events are dropped or merged on purpose. Rules are read again on SIGHUP; every other change needs a restart.
     pub filter: FilterTable,
 }

@@ -75,13 +75,21 @@ impl<'a> Shape<'a> {
             .map(move |(name, node)| (name.as_str(), self.resolve(node)))
     }
 
+    /// What stands under a key: a known one, or any where the type is a map.
+    fn property(self, name: &str) -> Option<Self> {
+        self.properties()
+            .find(|(known, _)| *known == name)
+            .map(|(_, inner)| inner)
+            .or_else(|| {
+                let any = self.node.get("additionalProperties")?;
+                any.is_object().then(|| self.resolve(any))
+            })
+    }
+
     /// Whether the type wants a list at this path.
     fn is_list(self, path: &[Step]) -> bool {
         let at = path.iter().try_fold(self, |shape, step| match step {
-            Step::Key(name) => shape
-                .properties()
-                .find(|(known, _)| known == name)
-                .map(|(_, inner)| inner),
+            Step::Key(name) => shape.property(name),
             Step::Index(_) => shape.items(),
         });
         at.is_some_and(|shape| shape.items().is_some())
@@ -408,8 +416,8 @@ fn drop_unknown(table: &mut DeTable<'_>, shape: Shape<'_>, path: &mut Vec<Step>,
     let known = all.filter_map(|(key, mut value)| {
         let name = key.get_ref();
         path.push(Step::Key(name.clone().into_owned()));
-        let known = shape.properties().find(|(known, _)| known == name);
-        if let Some((_, inner)) = known {
+        let known = shape.property(name);
+        if let Some(inner) = known {
             drop_unknown_within(value.get_mut(), inner, path, found);
         } else {
             let parent = path.get(..path.len() - 1).unwrap_or_default();
@@ -430,7 +438,8 @@ fn drop_unknown_within(
     match value {
         DeValue::Table(table) => {
             // A table where the type wants something else is a wrong value, told by serde.
-            if shape.node.get("properties").is_some() {
+            let map = shape.node.get("additionalProperties");
+            if shape.node.get("properties").is_some() || map.is_some_and(Value::is_object) {
                 drop_unknown(table, shape, path, found);
             }
         }

@@ -285,3 +285,66 @@ proptest! {
         }
     }
 }
+
+const NODE: &str = "[sink.node]\ntype = \"central_node\"\naddress = \"node.example:8443\"\n";
+
+#[test]
+fn a_sink_is_read_with_its_defaults() {
+    let pins = format!("pins = [\"{}\"]\n", "0a".repeat(32));
+    let text = format!(
+        "{NODE}{pins}certificate_file = \"/a.pem\"\nkey_file = \"/a.key\"\nproxy = \"proxy:3128\"\nproxy_credentials_file = \"/p\"\n"
+    );
+    let loaded = Host::new(&[
+        ("sensor.toml", text.as_str()),
+        ("conf.d/more.toml", "[sink.node]\nwindow = \"1MiB\"\n"),
+    ]);
+    // A table that is completed by another file is not sound by itself: serde wants what is required in each.
+    let errors = loaded.errors();
+    assert!(
+        errors.iter().any(|error| error.contains("missing field")),
+        "{errors:?}"
+    );
+    let loaded = Host::new(&[("sensor.toml", text.as_str())])
+        .load(Overrides::default())
+        .unwrap();
+    let sink = &loaded.config.sinks["node"];
+    assert_eq!(sink.window_bytes, 8 << 20);
+    let ReceiverConfig::CentralNode(node) = &sink.receiver;
+    assert_eq!(node.address.to_string(), "node.example:8443");
+    assert_eq!(node.tls.server_name, "node.example");
+    assert_eq!(node.tls.pins, [[10; 32]]);
+    assert_eq!(node.tls.identity, Some(("/a.pem".into(), "/a.key".into())));
+    let shown = loaded.to_toml().unwrap();
+    assert!(shown.contains("[sink.node]") && shown.contains("proxy_credentials_file = \"/p\""));
+}
+
+#[test]
+fn what_is_wrong_with_a_sink_is_told_at_its_key() {
+    check(
+        &format!(
+            "{NODE}certificat_file = \"/x\"\ncertificate_file = \"x\"\nwindow = \"1KiB\"\npins = [\"12\"]\nproxy_credentials_file = \"/p\"\nserver_name = \"a b\"\n"
+        ),
+        &[
+            "sensor.toml:4:1: sink.node.certificat_file: unknown key, did you mean `sink.node.certificate_file`?",
+            "sensor.toml:5:1: sink.node.certificate_file: x is not an absolute path",
+            "sensor.toml:5:1: sink.node.certificate_file: `key_file` is missing",
+            "sensor.toml:6:1: sink.node.window: 1KiB is out of range: 64KiB to 256MiB",
+            "sensor.toml:7:9: sink.node.pins[0]: `12` is not 64 hexadecimal digits",
+            "sensor.toml:8:1: sink.node.proxy_credentials_file: `proxy` is missing",
+            "sensor.toml:9:1: sink.node.server_name: `a b` is neither a host name nor an address",
+        ],
+    );
+    check(
+        "[sink.Node]\ntype = \"central_node\"\naddress = \"node\"\n",
+        &[
+            "sensor.toml:1:7: sink.Node: a sink's name is small letters, digits, `-` and `_`, at most 32",
+            "sensor.toml:1:7: sink.Node.ca_file: what says whom to trust, `ca_file` or `pins`, is missing",
+            "sensor.toml:1:7: sink.Node: `certificate_file` is missing",
+            "sensor.toml:3:1: sink.Node.address: `node` is not host:port",
+        ],
+    );
+    check(
+        "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
+        &["sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node`"],
+    );
+}

@@ -1,0 +1,485 @@
+//! The tables `[sink.NAME]`: receivers of packets. Secrets (keys, passwords) stand in files of their own; here are only
+//! their paths, so that nothing that shows the configuration can show them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::unit::{Size, Span};
+use crate::config::{Checks, ConfigProblem};
+
+/// Sinks at once. Each costs a connection, a window of memory and a cursor.
+pub const MAX_SINKS: usize = 8;
+/// Pins of one sink: a key, the one after it, and those of a cluster.
+const MAX_PINS: usize = 16;
+/// Longest host name (RFC 1035).
+const MAX_HOST: usize = 253;
+
+/// Some seconds of 20,000 events a second, and many packets for a receiver far away; and the memory that this sink takes at most,
+/// about.
+pub const SINK_WINDOW: Size = Size::mib(8);
+/// Time for name, connection, proxy and TLS together.
+pub const SINK_CONNECT_TIMEOUT: Span = Span::secs(15);
+/// A receiver syncs its disk before it acknowledges; one that is silent for longer is taken for dead.
+pub const SINK_ACK_TIMEOUT: Span = Span::secs(60);
+/// A fleet that comes back after an outage does so within a minute, spread by jitter.
+pub const SINK_RETRY_MAX: Span = Span::secs(60);
+/// Settings arrive within minutes, and a fleet of ten thousand asks 170 times a second.
+pub const SINK_SYNC_PERIOD: Span = Span::secs(60);
+
+const fn window() -> Size {
+    SINK_WINDOW
+}
+
+const fn connect_timeout() -> Span {
+    SINK_CONNECT_TIMEOUT
+}
+
+const fn ack_timeout() -> Span {
+    SINK_ACK_TIMEOUT
+}
+
+const fn retry_max() -> Span {
+    SINK_RETRY_MAX
+}
+
+const fn sync_period() -> Span {
+    SINK_SYNC_PERIOD
+}
+
+/// What kind of receiver it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkType {
+    /// The central node: gRPC over mutual TLS.
+    CentralNode,
+}
+
+/// `[sink.NAME]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SinkTable {
+    /// Kind of receiver.
+    pub r#type: SinkType,
+    /// Where it listens: `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port`. Names are looked up in /etc/hosts and then by DNS.
+    pub address: String,
+    /// Certificates (PEM) of the authorities that the receiver's certificate must come from. Absent: only `pins` count. The
+    /// system's authorities are never used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// SHA-256 of the receiver's public key (its SubjectPublicKeyInfo), 64 hexadecimal digits; one of them must be that of its
+    /// certificate. With `ca_file` both must hold; without it, the key alone is the identity, and neither name nor dates count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<String>,
+    /// Name that the receiver's certificate must have. Absent: the host of `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// The sensor's own certificate with its chain (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key (PEM); a file that group or others may read is refused. Read again at every connection, as the certificate is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// HTTP proxy that connects through (CONNECT): `host:port`. Absent: none; environment variables are not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// File with `user:password` for the proxy; one that group or others may read is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_credentials_file: Option<PathBuf>,
+    /// Bytes of packets that may be on the way without acknowledgement; also what this sink takes of memory, about. The receiver may ask
+    /// for less.
+    #[serde(default = "window")]
+    pub window: Size,
+    /// Time for name, connection, proxy and TLS together.
+    #[serde(default = "connect_timeout")]
+    pub connect_timeout: Span,
+    /// With packets on the way and nothing acknowledged for so long, the connection is given up and tried again.
+    #[serde(default = "ack_timeout")]
+    pub ack_timeout: Span,
+    /// Longest pause between two attempts; the first is half a second, each is twice the one before, and chance takes up to
+    /// half of it.
+    #[serde(default = "retry_max")]
+    pub retry_max: Span,
+    /// How often the sensor tells of its state and asks for settings, unless the node asks otherwise; kept between 5 s and 1 h.
+    #[serde(default = "sync_period")]
+    pub sync_period: Span,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Name or literal address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(out, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(out, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = ConfigProblem;
+
+    fn from_str(typed: &str) -> Result<Self, ConfigProblem> {
+        let wrong = || ConfigProblem::NotAnAddress(typed.to_owned());
+        let (host, port) = typed.rsplit_once(':').ok_or_else(wrong)?;
+        let port: u16 = port
+            .parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+            Some(Some(inner)) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            Some(_) => return Err(wrong()),
+            None if is_host(host) => host,
+            None => return Err(wrong()),
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+/// A literal address of version 4, or labels of letters, digits, `-` and `_`.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    !name.is_empty() && name.len() <= MAX_HOST && name.split('.').all(label)
+}
+
+/// A receiver of packets, as meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkConfig {
+    /// Bytes on the way at most.
+    pub window_bytes: usize,
+    /// With packets on the way, silence for so long ends the connection.
+    pub ack_timeout: Duration,
+    /// Longest pause between attempts.
+    pub retry_max: Duration,
+    /// Who receives.
+    pub receiver: ReceiverConfig,
+}
+
+/// Who receives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReceiverConfig {
+    /// The central node.
+    CentralNode(CentralNodeConfig),
+}
+
+impl ReceiverConfig {
+    /// Name of its type, as in the configuration.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CentralNode(_) => "central_node",
+        }
+    }
+
+    /// Where it is, for people; no secrets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::CentralNode(node) => node.address.to_string(),
+        }
+    }
+}
+
+/// The central node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CentralNodeConfig {
+    /// Where it listens.
+    pub address: HostPort,
+    /// How it is trusted and who we are.
+    pub tls: TlsConfig,
+    /// Way through a proxy.
+    pub proxy: Option<ProxyConfig>,
+    /// Time for name, connection, proxy and TLS together.
+    pub connect_timeout: Duration,
+    /// Time between two synchronisations, unless the node asks otherwise.
+    pub sync_period: Duration,
+}
+
+/// How a server is trusted, and who we are to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsConfig {
+    /// Certificates of authorities. With none, there are pins.
+    pub ca_file: Option<PathBuf>,
+    /// SHA-256 of public keys (SubjectPublicKeyInfo).
+    pub pins: Vec<[u8; 32]>,
+    /// Name that the certificate must have.
+    pub server_name: String,
+    /// Own certificate and key; both or none.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// An HTTP proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyConfig {
+    /// Where it listens.
+    pub address: HostPort,
+    /// File with `user:password`.
+    pub credentials_file: Option<PathBuf>,
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=32).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+}
+
+fn pin(typed: &str) -> Option<[u8; 32]> {
+    let mut pin = [0; 32];
+    if typed.len() != 64 || !typed.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (slot, digits) in pin.iter_mut().zip(typed.as_bytes().chunks(2)) {
+        *slot = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(pin)
+}
+
+/// Checks the tables of all sinks.
+pub(super) fn check(
+    tables: BTreeMap<String, SinkTable>,
+    checks: &mut Checks,
+) -> BTreeMap<String, SinkConfig> {
+    if tables.len() > MAX_SINKS {
+        checks.wrong("sink", ConfigProblem::TooManySinks(MAX_SINKS));
+    }
+    let mut sinks = BTreeMap::new();
+    for (name, table) in tables {
+        let key = |key: &str| format!("sink.{name}.{key}");
+        if !is_name(&name) {
+            checks.wrong(format!("sink.{name}"), ConfigProblem::NotASinkName);
+        }
+        let address = host_port(&key("address"), &table.address, checks);
+        let window_bytes =
+            checks.memory(&key("window"), table.window, Size::kib(64)..=Size::mib(256));
+        let ack_timeout = checks.time(
+            &key("ack_timeout"),
+            table.ack_timeout,
+            Span::secs(1)..=Span::secs(3600),
+        );
+        let retry_max = checks.time(
+            &key("retry_max"),
+            table.retry_max,
+            Span::secs(1)..=Span::secs(3600),
+        );
+        let receiver = match table.r#type {
+            SinkType::CentralNode => {
+                let proxy = proxy(&key, &table, checks);
+                let server_name = table.server_name.clone();
+                let tls = tls(&key, &table, server_name, &address.host, checks);
+                if tls.identity.is_none()
+                    && table.certificate_file.is_none()
+                    && table.key_file.is_none()
+                {
+                    checks.wrong(
+                        format!("sink.{name}"),
+                        ConfigProblem::Missing("`certificate_file`"),
+                    );
+                }
+                ReceiverConfig::CentralNode(CentralNodeConfig {
+                    address,
+                    tls,
+                    proxy,
+                    connect_timeout: checks.time(
+                        &key("connect_timeout"),
+                        table.connect_timeout,
+                        Span::secs(1)..=Span::secs(600),
+                    ),
+                    sync_period: checks.time(
+                        &key("sync_period"),
+                        table.sync_period,
+                        Span::secs(5)..=Span::secs(3600),
+                    ),
+                })
+            }
+        };
+        sinks.insert(
+            name,
+            SinkConfig {
+                window_bytes,
+                ack_timeout,
+                retry_max,
+                receiver,
+            },
+        );
+    }
+    sinks
+}
+
+fn host_port(key: &str, typed: &str, checks: &mut Checks) -> HostPort {
+    typed.parse().unwrap_or_else(|problem| {
+        checks.wrong(key, problem);
+        HostPort {
+            host: String::new(),
+            port: 0,
+        }
+    })
+}
+
+fn proxy(
+    key: &dyn Fn(&str) -> String,
+    table: &SinkTable,
+    checks: &mut Checks,
+) -> Option<ProxyConfig> {
+    let credentials_file = checks.absolute(
+        &key("proxy_credentials_file"),
+        table.proxy_credentials_file.clone(),
+    );
+    match &table.proxy {
+        Some(typed) => Some(ProxyConfig {
+            address: host_port(&key("proxy"), typed, checks),
+            credentials_file,
+        }),
+        None => {
+            if credentials_file.is_some() {
+                checks.wrong(
+                    key("proxy_credentials_file"),
+                    ConfigProblem::Missing("`proxy`"),
+                );
+            }
+            None
+        }
+    }
+}
+
+fn tls(
+    key: &dyn Fn(&str) -> String,
+    table: &SinkTable,
+    server_name: Option<String>,
+    host: &str,
+    checks: &mut Checks,
+) -> TlsConfig {
+    let ca_file = checks.absolute(&key("ca_file"), table.ca_file.clone());
+    if ca_file.is_none() && table.pins.is_empty() {
+        checks.wrong(
+            key("ca_file"),
+            ConfigProblem::Missing("what says whom to trust, `ca_file` or `pins`,"),
+        );
+    }
+    checks.range(&key("pins"), table.pins.len(), 0..=MAX_PINS);
+    let mut pins = Vec::new();
+    for (index, typed) in table.pins.iter().enumerate() {
+        match pin(typed) {
+            Some(pin) => pins.push(pin),
+            None => checks.wrong(
+                format!("{}[{index}]", key("pins")),
+                ConfigProblem::NotAPin(typed.clone()),
+            ),
+        }
+    }
+    let server_name = server_name.unwrap_or_else(|| host.to_owned());
+    if table.server_name.is_some()
+        && !is_host(&server_name)
+        && server_name.parse::<IpAddr>().is_err()
+    {
+        checks.wrong(
+            key("server_name"),
+            ConfigProblem::NotAServerName(server_name.clone()),
+        );
+    }
+    let certificate = checks.absolute(&key("certificate_file"), table.certificate_file.clone());
+    let private = checks.absolute(&key("key_file"), table.key_file.clone());
+    let identity = match (certificate, private) {
+        (Some(certificate), Some(private)) => Some((certificate, private)),
+        (None, None) => None,
+        (Some(_), None) => {
+            checks.wrong(
+                key("certificate_file"),
+                ConfigProblem::Missing("`key_file`"),
+            );
+            None
+        }
+        (None, Some(_)) => {
+            checks.wrong(
+                key("key_file"),
+                ConfigProblem::Missing("`certificate_file`"),
+            );
+            None
+        }
+    };
+    TlsConfig {
+        ca_file,
+        pins,
+        server_name,
+        identity,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (typed, host, port) in [
+            ("node.example:8443", "node.example", 8443),
+            ("192.0.2.1:1", "192.0.2.1", 1),
+            ("[2001:db8::1]:443", "2001:db8::1", 443),
+            ("a-b_c:65535", "a-b_c", 65535),
+        ] {
+            let parsed: HostPort = typed.parse().unwrap();
+            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
+            assert_eq!(parsed.to_string(), typed);
+        }
+        for typed in [
+            "",
+            "node",
+            "node:",
+            ":1",
+            "node:0",
+            "node:65536",
+            "http://node:1",
+            "2001:db8::1:443",
+            "[node]:1",
+            "[::1:1",
+            "a b:1",
+            "user@node:1",
+            "a..b:1",
+        ] {
+            assert!(typed.parse::<HostPort>().is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn pins_are_digests() {
+        assert_eq!(pin(&"0a".repeat(32)), Some([10; 32]));
+        assert_eq!(pin(&"0a".repeat(31)), None);
+        assert_eq!(pin(&"+a".repeat(32)), None);
+        assert_eq!(pin(&"ä".repeat(32)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,80}") {
+            drop(text.parse::<HostPort>());
+            pin(&text);
+        }
+    }
+}

@@ -18,8 +18,13 @@ use std::io::Write as _;
 
 use crate::v1;
 
+mod rest;
 #[cfg(test)]
 mod tests;
+mod view;
+
+pub use rest::{Omit, ToRest, Told};
+pub use view::id_prefix;
 
 /// A message that has a JSON view; implemented for every message of the schema by the build script.
 pub trait ToJson {
@@ -144,6 +149,12 @@ impl ToJson for v1::EventId {
     }
 }
 
+impl<T: ToJson> ToJson for Box<T> {
+    fn write_json(&self, w: &mut Writer<'_>) {
+        self.as_ref().write_json(w);
+    }
+}
+
 include!(concat!(env!("OUT_DIR"), "/sensor.v1.json.rs"));
 
 impl<'a> Writer<'a> {
@@ -207,22 +218,7 @@ impl<'a> Writer<'a> {
     /// Kernel bytes as text; says whether that text is exact.
     fn kernel_text(&mut self, bytes: &[u8]) -> bool {
         self.out.push(b'"');
-        let exact = if all_plain(bytes) {
-            self.out.extend_from_slice(bytes);
-            true
-        } else if let Ok(text) = std::str::from_utf8(bytes) {
-            push_escaped(self.out, text);
-            true
-        } else {
-            for chunk in bytes.utf8_chunks() {
-                push_escaped(self.out, chunk.valid());
-                for byte in chunk.invalid() {
-                    self.out.extend_from_slice(b"\\\\x");
-                    push_hex(self.out, &[*byte]);
-                }
-            }
-            false
-        };
+        let exact = push_kernel_text(self.out, bytes);
         self.out.push(b'"');
         exact
     }
@@ -261,12 +257,9 @@ impl<'a> Writer<'a> {
 
     /// An IP address; bytes of another length, which no writer of ours makes, as hexadecimal.
     fn ip(&mut self, bytes: &[u8]) {
-        let address = <[u8; 4]>::try_from(bytes)
-            .map(std::net::IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from));
-        match address {
-            Ok(address) => self.display(&address),
-            Err(_) => self.hex(bytes),
+        match address(bytes) {
+            Some(address) => self.display(&address),
+            None => self.hex(bytes),
         }
     }
 
@@ -445,6 +438,19 @@ fn reopen(out: &mut Vec<u8>) {
     }
 }
 
+/// The address that these bytes are; none where no address has that length.
+#[must_use]
+pub fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(std::net::IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from))
+        .ok()
+}
+
+fn is_ip(bytes: &[u8]) -> bool {
+    matches!(bytes.len(), 4 | 16)
+}
+
 /// Stands in JSON text as itself, in ASCII.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
@@ -461,6 +467,26 @@ fn all_plain(bytes: &[u8]) -> bool {
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Appends kernel bytes as text without quotes; says whether that text is exact.
+fn push_kernel_text(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    if all_plain(bytes) {
+        out.extend_from_slice(bytes);
+        return true;
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        push_escaped(out, text);
+        return true;
+    }
+    for chunk in bytes.utf8_chunks() {
+        push_escaped(out, chunk.valid());
+        for byte in chunk.invalid() {
+            out.extend_from_slice(b"\\\\x");
+            push_hex(out, &[*byte]);
+        }
+    }
+    false
 }
 
 fn push_escaped(out: &mut Vec<u8>, text: &str) {

@@ -12,8 +12,8 @@ mod event;
 pub mod identity;
 pub mod json;
 pub mod rows;
-#[cfg(test)]
-mod sample;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod schema;
 
 /// The messages and enumerations of `proto/sensor/v1/`, made by the protobuf compiler; with the features `client` and

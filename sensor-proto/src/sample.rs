@@ -1,4 +1,10 @@
 //! Messages filled by their descriptor, for tests: a field added to the schema is filled and compared without a word here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends by panicking, at the line where it went wrong"
+)]
 
 use std::sync::LazyLock;
 
@@ -10,7 +16,8 @@ use prost_reflect::{
 use crate::schema;
 
 /// The compiled schema.
-pub(crate) fn pool() -> DescriptorPool {
+#[must_use]
+pub fn pool() -> DescriptorPool {
     static POOL: LazyLock<DescriptorPool> =
         LazyLock::new(|| DescriptorPool::decode(crate::FILE_DESCRIPTOR_SET).unwrap());
     POOL.clone()
@@ -18,16 +25,18 @@ pub(crate) fn pool() -> DescriptorPool {
 
 /// Makes messages from a seed.
 #[derive(Debug)]
-pub(crate) struct Filler {
+pub struct Filler {
     state: u64,
     /// Every field is set (of a oneof, one); else each that can be absent with even chance.
-    pub(crate) full: bool,
+    pub full: bool,
     /// Messages may contain themselves this often.
     depth: usize,
 }
 
 impl Filler {
-    pub(crate) fn new(seed: u64, full: bool) -> Self {
+    /// The same seed gives the same messages.
+    #[must_use]
+    pub fn new(seed: u64, full: bool) -> Self {
         Self {
             state: seed ^ 0x9e37_79b9_7f4a_7c15,
             full,
@@ -36,7 +45,7 @@ impl Filler {
     }
 
     /// splitmix64.
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,14 +54,22 @@ impl Filler {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
+        usize::try_from(self.number() % u64::try_from(limit).unwrap()).unwrap()
     }
 
     /// A message with its fields set.
-    pub(crate) fn message(&mut self, of: &MessageDescriptor) -> DynamicMessage {
+    pub fn message(&mut self, of: &MessageDescriptor) -> DynamicMessage {
         let message = self.fill(of, &mut Vec::new());
         // As a reader gets it: a default value that has no presence is the same as none.
         DynamicMessage::decode(of.clone(), message.encode_to_vec().as_slice()).unwrap()
+    }
+
+    /// A message of that name within `sensor.v1`, as its generated type.
+    pub fn typed<M: prost::Message + Default>(&mut self, name: &str) -> M {
+        let of = pool()
+            .get_message_by_name(&format!("sensor.v1.{name}"))
+            .unwrap();
+        M::decode(self.message(&of).encode_to_vec().as_slice()).unwrap()
     }
 
     fn fill(&mut self, of: &MessageDescriptor, above: &mut Vec<String>) -> DynamicMessage {
@@ -77,7 +94,7 @@ impl Filler {
         above: &mut Vec<String>,
     ) {
         let always = !field.supports_presence() && field.cardinality() != Cardinality::Repeated;
-        if !self.full && !always && self.next().is_multiple_of(2) {
+        if !self.full && !always && self.number().is_multiple_of(2) {
             return;
         }
         if let Kind::Message(of) = field.kind() {
@@ -96,7 +113,7 @@ impl Filler {
     }
 
     fn value(&mut self, field: &FieldDescriptor, above: &mut Vec<String>) -> Value {
-        let bits = self.next();
+        let bits = self.number();
         // Small and large numbers alike.
         let number = bits >> self.below(64);
         let low = u32::try_from(number & 0xffff_ffff).unwrap();
@@ -140,12 +157,12 @@ impl Filler {
         let len = match kind {
             Some(schema::Kind::Uuid) => 16,
             Some(schema::Kind::Ip) => [4, 16, 5][self.below(3)],
-            Some(schema::Kind::KernelText) if self.next().is_multiple_of(2) => {
+            Some(schema::Kind::KernelText) if self.number().is_multiple_of(2) => {
                 return self.text().into_bytes();
             }
             _ => self.below(20),
         };
-        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
+        (0..len).map(|_| self.number().to_le_bytes()[0]).collect()
     }
 }
 

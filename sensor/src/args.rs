@@ -275,7 +275,7 @@ mod tests {
             ("sensor --stats doctor", "after the subcommand"),
             ("sensor record", "FILE"),
             ("sensor status", "unrecognized subcommand"),
-            ("sensor --format ecs", "json"),
+            ("sensor --format xml", "ocsf"),
         ] {
             let error = parse(words(line)).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

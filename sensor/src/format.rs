@@ -7,8 +7,6 @@ mod errno;
 pub mod mapping;
 pub mod ocsf;
 pub mod pretty;
-#[cfg(test)]
-mod tests;
 
 /// What a view for people is made of.
 #[derive(Clone, Copy, Debug)]

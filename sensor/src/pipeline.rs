@@ -15,7 +15,6 @@ use sensor_common::record::{
     ForkRecord, Header, Lane, ModuleLoadRecord, Parsed, RecordKind, RecordRef, ScriptRecord,
     Subject, Text, TextRef, file_flag, module_flag,
 };
-use sensor_proto::json::Origin;
 use sensor_proto::v1::event::Body;
 use sensor_proto::{field, v1};
 
@@ -498,7 +497,7 @@ impl Pipeline {
         if let Some((host, agent)) = &mut self.host
             && host.refresh(&self.clock)
         {
-            self.output.set_origin(Origin::new(agent, host.current()));
+            self.output.set_origin(agent, host.current());
         }
         let now = self.now();
         self.table.expire(now);

@@ -25,6 +25,7 @@ pub mod place;
 pub mod program;
 pub mod runner;
 pub mod trigger;
+pub mod views;
 
 use std::time::{Duration, Instant};
 

@@ -62,6 +62,12 @@ impl Omit {
             within: &self.within,
         }
     }
+
+    /// The same, if `told`; else nothing is.
+    #[must_use]
+    pub fn told_if(&self, told: bool) -> Told<'_> {
+        if told { self.told() } else { Told::NOTHING }
+    }
 }
 
 /// What an [`Omit`] says, with exceptions.

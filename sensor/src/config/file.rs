@@ -418,6 +418,10 @@ pub enum OutputFormat {
     Pretty,
     /// One JSON object a line.
     Json,
+    /// One JSON object a line, in the Elastic Common Schema.
+    Ecs,
+    /// One JSON object a line, in the Open Cybersecurity Schema Framework.
+    Ocsf,
 }
 
 /// A day of an ordinary host in a few files, each small enough for ordinary tools.

@@ -94,7 +94,7 @@ pub fn write(complete: &Complete<'_>, out: &mut Vec<u8>) {
         if let Some(body) = body {
             details(w, complete, body);
         }
-        w.object("sensor", |w| mapping::rest(w, complete, &TREES));
+        w.object("sensor", |w| mapping::rest(w, complete, &TREES, true));
     });
 }
 
@@ -283,6 +283,14 @@ pub(super) fn runtime(container: &v1::Container) -> Option<&'static str> {
 
 fn process(w: &mut Writer<'_>, complete: &Complete<'_>) {
     let event = complete.event;
+    if let Some(Body::Exit(exit)) = mapping::described(event) {
+        if let Some(code) = exit.code {
+            w.number_field("exit_code", u64::from(code));
+        }
+        if let Some(duration_ns) = exit.run_duration_ns {
+            w.number_field("uptime", duration_ns / 1_000_000_000);
+        }
+    }
     let Some(reference) = &event.process else {
         return;
     };
@@ -311,17 +319,6 @@ fn process(w: &mut Writer<'_>, complete: &Complete<'_>) {
     if let Some(row) = row {
         life(w, row);
         program(w, row, complete);
-    }
-    match mapping::described(event) {
-        Some(Body::Exit(exit)) => {
-            if let Some(code) = exit.code {
-                w.number_field("exit_code", u64::from(code));
-            }
-            if let Some(duration_ns) = exit.run_duration_ns {
-                w.number_field("uptime", duration_ns / 1_000_000_000);
-            }
-        }
-        Some(_) | None => {}
     }
     let reference = row.and_then(|row| row.parent.as_ref());
     w.object("parent", |w| match (complete.parent, reference) {

@@ -159,8 +159,8 @@ fn tree(place: fn(&Row) -> Place, context: &str, message: &str, ignored: &str) -
     omit
 }
 
-/// Appends what has no place in the other schema, as fields.
-pub(super) fn rest(w: &mut Writer<'_>, complete: &Complete<'_>, trees: &Trees) {
+/// Appends what has no place in the other schema, as fields. The body is left whole unless `body_told`.
+pub(super) fn rest(w: &mut Writer<'_>, complete: &Complete<'_>, trees: &Trees, body_told: bool) {
     let event = complete.event;
     event.write_rest(w, trees.event.told());
     w.object("agent", |w| {
@@ -168,32 +168,25 @@ pub(super) fn rest(w: &mut Writer<'_>, complete: &Complete<'_>, trees: &Trees) {
     });
     w.object("host", |w| complete.host.write_rest(w, trees.host.told()));
     w.object("process", |w| rest_of_process(w, complete, trees));
-    match &event.body {
-        Some(Body::Exec(body)) => w.object("exec", |w| body.write_rest(w, trees.exec.told())),
-        Some(Body::Exit(body)) => w.object("exit", |w| body.write_rest(w, trees.exit.told())),
-        Some(Body::Fork(body)) => w.object("fork", |w| body.write_rest(w, trees.fork.told())),
-        Some(Body::FileCreate(body)) => w.object("file_create", |w| {
-            body.write_rest(w, trees.file_create.told());
-        }),
-        Some(Body::Connect(body)) => w.object("connect", |w| {
-            body.write_rest(w, trees.connect.told());
-        }),
-        Some(Body::ModuleLoad(body)) => w.object("module_load", |w| {
-            body.write_rest(w, trees.module_load.told());
-        }),
-        Some(Body::Patch(body)) => w.object("patch", |w| {
+    let name = event.event_type().short_name();
+    w.object(name, |w| match &event.body {
+        Some(Body::Exec(body)) => body.write_rest(w, trees.exec.told_if(body_told)),
+        Some(Body::Exit(body)) => body.write_rest(w, trees.exit.told_if(body_told)),
+        Some(Body::Fork(body)) => body.write_rest(w, trees.fork.told_if(body_told)),
+        Some(Body::FileCreate(body)) => body.write_rest(w, trees.file_create.told_if(body_told)),
+        Some(Body::Connect(body)) => body.write_rest(w, trees.connect.told_if(body_told)),
+        Some(Body::ModuleLoad(body)) => body.write_rest(w, trees.module_load.told_if(body_told)),
+        Some(Body::Patch(body)) => {
             let tree = if patched_file(body).is_some() {
                 &trees.patch
             } else {
                 &trees.other_patch
             };
-            body.write_rest(w, tree.told());
-        }),
-        Some(Body::Aggregate(body)) => w.object("aggregate", |w| {
-            body.write_rest(w, trees.aggregate.told());
-        }),
+            body.write_rest(w, tree.told_if(body_told));
+        }
+        Some(Body::Aggregate(body)) => body.write_rest(w, trees.aggregate.told()),
         None => {}
-    }
+    });
 }
 
 fn rest_of_process(w: &mut Writer<'_>, complete: &Complete<'_>, trees: &Trees) {

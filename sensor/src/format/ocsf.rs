@@ -115,7 +115,9 @@ pub fn write(complete: &Complete<'_>, out: &mut Vec<u8>) {
             w.milliseconds_field("start_time", aggregate.first_time_ns);
             w.milliseconds_field("end_time", aggregate.last_time_ns);
         }
-        if let Some(body) = body {
+        if let Some(body) = body
+            && class != BASE
+        {
             status(w, body);
         }
         metadata(w, complete);
@@ -124,7 +126,9 @@ pub fn write(complete: &Complete<'_>, out: &mut Vec<u8>) {
         if let Some(body) = body {
             details(w, complete, body, class);
         }
-        w.object("unmapped", |w| mapping::rest(w, complete, &TREES));
+        w.object("unmapped", |w| {
+            mapping::rest(w, complete, &TREES, class != BASE);
+        });
     });
 }
 

@@ -8,8 +8,8 @@ use sensor_proto::v1;
 
 use crate::config::OutputFormat;
 use crate::enrich::process::ProcessImage;
-use crate::format::View;
 use crate::format::pretty::{Pretty, color_wanted};
+use crate::format::{Complete, View, ecs, ocsf};
 use crate::sink::{Batch, SinkHandle};
 
 /// Bytes of lines that are handed over at once, at least.
@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Json,
+    Ecs,
+    Ocsf,
     /// The live view; whether the columns have been named.
     Pretty(Pretty, bool),
 }
@@ -27,29 +29,39 @@ enum Form {
 #[derive(Debug)]
 pub struct Output {
     origin: Origin,
+    agent: v1::Agent,
+    host: v1::Host,
     form: Form,
     batch: Batch,
     sink: SinkHandle,
 }
 
 impl Output {
-    /// Lines of `format` to `sink`. `Auto` is the live view if standard output is a terminal.
+    /// Lines of `format` to `sink`, of this agent on this host. `Auto` is the live view if standard output is a terminal.
     #[must_use]
-    pub fn new(format: OutputFormat, to_stdout: bool, origin: Origin, sink: SinkHandle) -> Self {
+    pub fn new(
+        format: OutputFormat,
+        to_stdout: bool,
+        agent: v1::Agent,
+        host: v1::Host,
+        sink: SinkHandle,
+    ) -> Self {
         let terminal = to_stdout && std::io::stdout().is_terminal();
-        let pretty = match format {
-            OutputFormat::Auto => terminal,
-            OutputFormat::Pretty => true,
-            OutputFormat::Json => false,
-        };
-        let form = if pretty {
+        let pretty = || {
             let color = terminal && color_wanted(std::env::var_os("NO_COLOR").as_deref());
             Form::Pretty(Pretty::new(color, None), false)
-        } else {
-            Form::Json
+        };
+        let form = match format {
+            OutputFormat::Auto if terminal => pretty(),
+            OutputFormat::Pretty => pretty(),
+            OutputFormat::Auto | OutputFormat::Json => Form::Json,
+            OutputFormat::Ecs => Form::Ecs,
+            OutputFormat::Ocsf => Form::Ocsf,
         };
         Self {
-            origin,
+            origin: Origin::new(&agent, &host),
+            agent,
+            host,
             form,
             batch: Batch::default(),
             sink,
@@ -57,8 +69,10 @@ impl Output {
     }
 
     /// The host's facts have changed.
-    pub fn set_origin(&mut self, origin: Origin) {
-        self.origin = origin;
+    pub fn set_origin(&mut self, agent: &v1::Agent, host: &v1::Host) {
+        self.origin = Origin::new(agent, host);
+        self.agent = agent.clone();
+        self.host = host.clone();
     }
 
     /// Adds an event. `ancestors` gives the parent, its parent and so on, and whether there are more.
@@ -94,6 +108,29 @@ impl Output {
                 });
                 let actor = rendered.map_or(Actor::Unknown, Actor::Rendered);
                 write_event_json(event, actor, &self.origin, &mut self.batch.lines);
+                self.batch.lines.push(b'\n');
+            }
+            Form::Ecs | Form::Ocsf => {
+                let (lineage, cut) = actor.map_or((Vec::new(), false), ancestors);
+                let rows: Vec<&v1::Process> = lineage
+                    .iter()
+                    .skip(1)
+                    .map(|ancestor| &ancestor.process)
+                    .collect();
+                let complete = Complete {
+                    event,
+                    process: actor.map(|image| &image.process),
+                    parent,
+                    ancestors: &rows,
+                    ancestors_truncated: cut,
+                    host: &self.host,
+                    agent: &self.agent,
+                };
+                if matches!(self.form, Form::Ecs) {
+                    ecs::write(&complete, &mut self.batch.lines);
+                } else {
+                    ocsf::write(&complete, &mut self.batch.lines);
+                }
                 self.batch.lines.push(b'\n');
             }
             Form::Pretty(pretty, named) => {

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sensor_common::record::{Lane, RecordKind};
-use sensor_proto::json::Origin;
 use sensor_proto::v1;
 use uuid::Uuid;
 
@@ -223,7 +222,7 @@ pub(super) fn pipeline(
     let host = HostFacts::new("/".into(), proc.clone(), clock)
         .map_err(RunError::start("facts of the host"))?;
     let agent = agent();
-    let origin = Origin::new(&agent, host.current());
+    let current = host.current().clone();
     let backends = kernel
         .loaded
         .coverage()
@@ -238,7 +237,7 @@ pub(super) fn pipeline(
         events: config.events.clone(),
         backends,
         own_child: kernel.child_tgid,
-        host: Some((host, agent)),
+        host: Some((host, agent.clone())),
         table,
         hashes: Some((pool, results)),
         closes: Some(closes),
@@ -246,7 +245,8 @@ pub(super) fn pipeline(
         output: Output::new(
             config.output.format,
             config.output.path.is_none(),
-            origin,
+            agent,
+            current,
             sink,
         ),
         reorder: (config.reorder.window, config.reorder.capacity),
@@ -340,7 +340,8 @@ pub(super) fn replay(
         output: Output::new(
             config.output.format,
             config.output.path.is_none(),
-            Origin::new(&agent, &host),
+            agent,
+            host,
             sink,
         ),
         reorder: (config.reorder.window, config.reorder.capacity),

@@ -226,3 +226,63 @@ fn this_reader_reads_an_older_writer() {
         assert!(back == message, "seed {seed}");
     }
 }
+
+/// What a packet is made of, beside its events.
+fn packet_messages() -> [&'static str; 3] {
+    ["PacketHeader", "PacketBody", "TelemetryPacket"]
+}
+
+/// Decodes with this build's types and encodes again.
+fn through_this_build(name: &str, encoded: &[u8]) -> Vec<u8> {
+    match name {
+        "PacketHeader" => v1::PacketHeader::decode(encoded).unwrap().encode_to_vec(),
+        "PacketBody" => v1::PacketBody::decode(encoded).unwrap().encode_to_vec(),
+        "TelemetryPacket" => v1::TelemetryPacket::decode(encoded)
+            .unwrap()
+            .encode_to_vec(),
+        other => panic!("{other} is not compared"),
+    }
+}
+
+fn of_packet(pool: &DescriptorPool, name: &str) -> prost_reflect::MessageDescriptor {
+    pool.get_message_by_name(&format!("sensor.v1.{name}"))
+        .unwrap()
+}
+
+#[test]
+fn packets_of_newer_and_older_writers_are_read() {
+    let (newer, older) = (newer(), older());
+    for name in packet_messages() {
+        for seed in 0..25 {
+            let message = Filler::new(seed, true).message(&of_packet(&newer, name));
+            let known = through_this_build(name, &message.encode_to_vec());
+            let known = DynamicMessage::decode(of_packet(&newer, name), known.as_slice()).unwrap();
+            assert!(known == without_news(&message), "{name}, seed {seed}");
+
+            let message = Filler::new(seed, true).message(&of_packet(&older, name));
+            let known = through_this_build(name, &message.encode_to_vec());
+            let known = DynamicMessage::decode(of_packet(&older, name), known.as_slice()).unwrap();
+            assert!(known == message, "{name}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn newer_and_older_readers_read_this_writers_packets() {
+    let (newer, older) = (newer(), older());
+    for name in packet_messages() {
+        for seed in 0..25 {
+            let message = Filler::new(seed, true).message(&of_packet(&pool(), name));
+            let written = through_this_build(name, &message.encode_to_vec());
+            for (reader, is_newer) in [(&newer, true), (&older, false)] {
+                let read = DynamicMessage::decode(of_packet(reader, name), written.as_slice());
+                let read = read.unwrap();
+                assert!(!is_newer || read.unknown_fields().count() == 0);
+                // What it did not understand it can pass on whole.
+                let back = through_this_build(name, &read.encode_to_vec());
+                let back = DynamicMessage::decode(of_packet(&pool(), name), back.as_slice());
+                assert!(back.unwrap() == message, "{name}, seed {seed}");
+            }
+        }
+    }
+}

@@ -11,6 +11,8 @@ pub mod docs;
 mod event;
 pub mod identity;
 pub mod json;
+#[cfg(feature = "packet")]
+pub mod packet;
 pub mod rows;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

@@ -62,12 +62,12 @@ fn arbitrary_body(seed: u64, stream: v1::Stream) -> v1::PacketBody {
         .retain(|row| keys.insert((row.unique_pid.clone(), row.exec_id)));
     for (index, event) in body.events.iter_mut().enumerate() {
         event.id = Some(v1::EventId {
-            counter: filler.next() >> (seed % 60),
+            counter: filler.number() >> (seed % 60),
             ..v1::EventId::default()
         });
         // Half of them act through a row that is there, in every way that columns know.
         let rows = body.processes.len();
-        if rows > 0 && filler.next().is_multiple_of(2) {
+        if rows > 0 && filler.number().is_multiple_of(2) {
             let row = &mut body.processes[index % rows];
             if seed.is_multiple_of(3) {
                 row.ns_pid = Some(row.pid);

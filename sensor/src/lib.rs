@@ -22,3 +22,4 @@ pub mod recording;
 pub mod run;
 pub mod selftest;
 pub mod sink;
+pub mod spool;

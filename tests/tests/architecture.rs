@@ -16,7 +16,7 @@ mod tests {
     /// Layers of the daemon, lowest first; a module imports from its own or a lower one.
     const LAYERS: &[&[&str]] = &[
         &["clock", "config", "exit", "ledger"],
-        &["event", "format", "kernel", "procfs", "recording"],
+        &["event", "format", "kernel", "procfs", "recording", "spool"],
         &[
             "enrich", "filter", "loader", "probe", "reader", "selftest", "sink",
         ],

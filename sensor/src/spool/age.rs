@@ -80,26 +80,29 @@ mod tests {
 
     #[test]
     fn a_jump_of_the_wall_clock_ages_older_boots_only_after_a_steady_hour() {
-        let mut watch = WallWatch::new([1; 16], at(0, 10 * DAY));
+        let wall =
+            |days: i64, boot_ns: u64| at(boot_ns, days * DAY + i64::try_from(boot_ns).unwrap());
+        let mut watch = WallWatch::new([1; 16], wall(10, 0));
         let stamp = Stamp {
             boot_ns: 40,
             wall_ns: 9 * DAY,
             boot_id: [2; 16],
         };
-        assert_eq!(watch.age_ns(&stamp, at(1, 10 * DAY)), 0);
-        watch.observe(at(HOUR, 10 * DAY));
-        assert_eq!(watch.age_ns(&stamp, at(HOUR, 10 * DAY)), DAY.unsigned_abs());
-        // Somebody sets it a year forward, and back half an hour later: nothing has aged in between.
-        watch.observe(at(HOUR + 1, 375 * DAY));
-        assert_eq!(watch.age_ns(&stamp, at(HOUR + 1, 375 * DAY)), 0);
-        watch.observe(at(2 * HOUR, 10 * DAY));
-        assert_eq!(watch.age_ns(&stamp, at(2 * HOUR, 10 * DAY)), 0);
-        watch.observe(at(3 * HOUR, 10 * DAY));
+        assert_eq!(watch.age_ns(&stamp, wall(10, 1)), 0);
+        watch.observe(wall(10, HOUR));
+        let day_and_hour = DAY.unsigned_abs() + HOUR;
+        assert_eq!(watch.age_ns(&stamp, wall(10, HOUR)), day_and_hour);
+        // Somebody sets it a year forward, and back an hour later: nothing has aged in between.
+        watch.observe(wall(375, HOUR + 1));
+        assert_eq!(watch.age_ns(&stamp, wall(375, HOUR + 1)), 0);
+        watch.observe(wall(10, 2 * HOUR));
+        assert_eq!(watch.age_ns(&stamp, wall(10, 2 * HOUR)), 0);
+        watch.observe(wall(10, 3 * HOUR));
         assert_eq!(
-            watch.age_ns(&stamp, at(3 * HOUR, 10 * DAY)),
-            DAY.unsigned_abs()
+            watch.age_ns(&stamp, wall(10, 3 * HOUR)),
+            DAY.unsigned_abs() + 3 * HOUR
         );
         // From the future.
-        assert_eq!(watch.age_ns(&stamp, at(3 * HOUR, 8 * DAY)), 0);
+        assert_eq!(watch.age_ns(&stamp, wall(8, 3 * HOUR)), 0);
     }
 }

@@ -164,8 +164,8 @@ pub struct Now {
     pub boot_ns: u64,
 }
 
-/// A sealed packet. The spool does not look into `bytes`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A sealed packet. The spool does not look into `bytes`, nor does its `Debug` show them.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Who it is: what [`super::Spool::next_packet`] said.
     pub id: PacketId,
@@ -182,6 +182,17 @@ pub struct Entry {
     pub counts: Counts,
     /// The packet.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("id", &self.id)
+            .field("sealed_time_ns", &self.sealed_time_ns)
+            .field("counts", &self.counts)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why packets of a stream are no longer there.

@@ -39,6 +39,8 @@ pub(super) struct Segment {
     /// When its first and its last packet came; of the first, when it was made.
     pub(super) oldest: Stamp,
     pub(super) newest: Stamp,
+    /// When the last packet before it came; `None` if nobody knows.
+    before: Option<Stamp>,
     read_failures: u32,
 }
 
@@ -64,6 +66,7 @@ impl Segment {
             },
             oldest: head.stamp(),
             newest: head.stamp(),
+            before: None,
             read_failures: 0,
         }
     }
@@ -78,6 +81,11 @@ impl Segment {
             start: header.start.clone(),
             oldest: header.stamp,
             newest: header.stamp,
+            before: (header.last_event_boot != [0; 16]).then_some(Stamp {
+                boot_ns: header.last_event_boot_ns,
+                wall_ns: header.last_sealed_ns,
+                boot_id: header.last_event_boot,
+            }),
             read_failures: 0,
         }
     }
@@ -184,6 +192,7 @@ pub(super) struct Log<F> {
     pub(super) tail_offered: bool,
     /// Of the stream.
     pub(super) end: Mark,
+    /// The last one up to `stored`.
     pub(super) last_event: LastEvent,
 }
 
@@ -251,7 +260,7 @@ impl<F: StorageFile> Log<F> {
     /// When a segment's last packet came, at the latest.
     pub(super) fn segment_newest(&self, index: usize) -> Option<Stamp> {
         match self.segments.get(index.saturating_add(1)) {
-            Some(next) => Some(next.oldest),
+            Some(next) => Some(next.before.unwrap_or(next.oldest)),
             None => self.segments.get(index).map(|segment| segment.newest),
         }
     }
@@ -264,11 +273,6 @@ impl<F: StorageFile> Log<F> {
             sequence: entry.id.sequence,
             digest: entry.digest,
             totals: totals.clone(),
-        };
-        self.last_event = LastEvent {
-            boot_id: entry.boot_id,
-            boot_ns: entry.last_event_boot_ns,
-            sealed_time_ns: entry.sealed_time_ns,
         };
         self.tail_bytes = self.tail_bytes.saturating_add(weight(&entry));
         self.tail.push_back(Tailed {
@@ -352,6 +356,11 @@ impl<F: StorageFile> Log<F> {
     fn pop_stored(&mut self) {
         if let Some(tailed) = self.tail.pop_front() {
             self.tail_bytes = self.tail_bytes.saturating_sub(weight(&tailed.entry));
+            self.last_event = LastEvent {
+                boot_id: tailed.entry.boot_id,
+                boot_ns: tailed.entry.last_event_boot_ns,
+                sealed_time_ns: tailed.entry.sealed_time_ns,
+            };
             self.stored = Mark {
                 sequence: tailed.entry.id.sequence,
                 digest: tailed.entry.digest,

@@ -39,12 +39,16 @@ impl Memory {
 }
 
 fn fault(error: &io::Error) -> DiskFault {
-    use io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::StorageFull | Kind::QuotaExceeded => DiskFault::Full,
-        Kind::ReadOnlyFilesystem => DiskFault::ReadOnly,
-        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and open-ended")]
-        _ => DiskFault::Other(error.to_string()),
+    let kind = error.kind();
+    if matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    ) {
+        DiskFault::Full
+    } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+        DiskFault::ReadOnly
+    } else {
+        DiskFault::Other(error.to_string())
     }
 }
 

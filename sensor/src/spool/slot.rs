@@ -100,7 +100,7 @@ impl<F: StorageFile> SlotFile<F> {
             .bytes(content);
         let crc = crc32c::crc32c(out.so_far());
         out.u32(crc);
-        let at = if generation % 2 == 0 {
+        let at = if generation.is_multiple_of(2) {
             0
         } else {
             self.half_bytes

@@ -355,12 +355,53 @@ impl Loaded {
         self.places.locate(key)
     }
 
+    /// Keys outside the filter rules whose values differ, such as `ring.file`: what a running sensor takes in only by a restart.
+    #[must_use]
+    pub fn differing_keys(&self, other: &Self) -> Vec<String> {
+        let keys = |loaded: &Self| {
+            let mut keys = BTreeMap::new();
+            // A sound configuration has no value that TOML lacks.
+            let table = toml::Table::try_from(&loaded.file).unwrap_or_default();
+            flatten(&table, "", &mut keys);
+            keys.retain(|key, _| !key.starts_with("filter."));
+            keys
+        };
+        let (mine, theirs) = (keys(self), keys(other));
+        let all: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
+        all.into_iter()
+            .filter(|key| mine.get(*key) != theirs.get(*key))
+            .cloned()
+            .collect()
+    }
+
     /// The effective configuration as TOML. There is nothing to mask in it: no key holds a secret itself.
     ///
     /// # Errors
     /// What serialisation reports; a sound configuration has no value that TOML lacks.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(&self.file)
+    }
+}
+
+/// The values of a table by their whole keys.
+fn flatten(table: &toml::Table, above: &str, keys: &mut BTreeMap<String, toml::Value>) {
+    for (name, value) in table {
+        let key = if above.is_empty() {
+            name.clone()
+        } else {
+            format!("{above}.{name}")
+        };
+        match value {
+            toml::Value::Table(below) => flatten(below, &key, keys),
+            toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)
+            | toml::Value::Array(_) => {
+                keys.insert(key, value.clone());
+            }
+        }
     }
 }
 

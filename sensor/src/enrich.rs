@@ -7,5 +7,5 @@ pub mod file;
 pub mod hash;
 pub mod host;
 pub mod process;
-mod recent;
+pub(crate) mod recent;
 pub mod user;

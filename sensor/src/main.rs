@@ -9,6 +9,7 @@ use sensor::config::Sources;
 use sensor::exit::ExitStatus;
 
 fn main() -> ExitCode {
+    sensor::kernel::sys::set_up_heap();
     if let Some(status) = sensor::selftest::child(std::env::args_os()) {
         return status;
     }

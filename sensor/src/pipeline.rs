@@ -26,28 +26,38 @@ use crate::enrich::hash::{
     HashJob, HashPool, HashResult, Place, ProcessStart, Released, What, Writers,
 };
 use crate::enrich::host::HostFacts;
-use crate::enrich::process::{ProcessImage, ProcessTable, describe};
+use crate::enrich::process::{ProcessImage, ProcessKey, ProcessTable, describe};
+use crate::enrich::recent::Recent;
 use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
 use crate::ledger::{Ledger, Row, SELF_TEST};
 
+mod account;
 mod hold;
 mod late;
 mod output;
 mod reorder;
+mod settle;
 
 use hold::{Hold, Ticket};
 use late::{Created, FileKey, FileNumbers, Late, Sent, Slot, Target};
 pub use output::Output;
 use reorder::Reorder;
 
-/// Events that may wait for something late.
+/// Events that may wait for something late, and their bytes: what comes in the hold's time when there is very much to do.
 const HOLD_CAPACITY: usize = 16_384;
+const HOLD_BYTES: usize = 24 << 20;
+/// Bytes of an event in the hold beside the description of its process, about.
+const HELD_BYTES: usize = 2_048;
+/// Bytes of records that may wait for earlier ones.
+const REORDER_BYTES: usize = 16 << 20;
 /// Processes whose exec has opened a script and not happened yet.
 const SCRIPTS_CAPACITY: usize = 4_096;
 /// Scripts on the way to one exec; the kernel follows 5.
 const SCRIPTS_PER_EXEC: usize = 8;
+/// Exec events that a late name or place may still complete.
+const BEGUN_CAPACITY: usize = 4_096;
 /// TCP attempts that were reported as in progress and may still get a result.
 const ATTEMPTS_CAPACITY: usize = 4_096;
 
@@ -140,17 +150,22 @@ pub struct Pipeline {
     places: HashMap<u64, Place>,
     filter: Filter,
     aggregator: Aggregator,
+    aggregates_displaced: u64,
     output: Output,
     ledger: Ledger,
     reorder: Reorder<Waiting>,
-    hold: Hold<Held>,
+    hold: Hold<Box<Held>>,
     hold_ns: u64,
     late: Late,
     /// Hashes of the scripts that an exec under way has opened, by process id.
     scripts: HashMap<u32, Vec<EarlyHash>>,
+    scripts_forgotten: u64,
     /// TCP attempts that were in progress for a while: socket and start to the event, none if that was filtered.
     attempts: HashMap<(u64, u64), Option<Sent>>,
     attempts_order: VecDeque<(u64, u64)>,
+    attempts_forgotten: u64,
+    /// Exec events that have left while something of their process was still to come; none if filtered.
+    begun: Recent<(ProcessKey, u32), Option<Sent>>,
     counter: u64,
 }
 
@@ -175,15 +190,19 @@ impl Pipeline {
             places: HashMap::new(),
             filter: parts.filter,
             aggregator: Aggregator::default(),
+            aggregates_displaced: 0,
             output: parts.output,
             ledger: Ledger::new(),
-            reorder: Reorder::new(nanoseconds(parts.reorder.0), parts.reorder.1),
-            hold: Hold::new(HOLD_CAPACITY),
+            reorder: Reorder::new(nanoseconds(parts.reorder.0), parts.reorder.1, REORDER_BYTES),
+            hold: Hold::new(HOLD_CAPACITY, HOLD_BYTES),
             hold_ns: nanoseconds(parts.hold),
             late: Late::new(usize::try_from(OPEN_FILES_ENTRIES).unwrap_or(usize::MAX)),
             scripts: HashMap::new(),
+            scripts_forgotten: 0,
             attempts: HashMap::new(),
             attempts_order: VecDeque::new(),
+            attempts_forgotten: 0,
+            begun: Recent::new(BEGUN_CAPACITY),
             counter: 0,
         }
     }
@@ -227,6 +246,7 @@ impl Pipeline {
         let hash = self.hash_early(&record);
         self.reorder.push(
             time,
+            bytes.len().saturating_add(size_of::<Waiting>()),
             Waiting {
                 kind,
                 bytes: bytes.into(),
@@ -479,7 +499,9 @@ impl Pipeline {
                 let Some(oldest) = self.attempts_order.pop_front() else {
                     break;
                 };
-                self.attempts.remove(&oldest);
+                if self.attempts.remove(&oldest).is_some() {
+                    self.attempts_forgotten += 1;
+                }
             }
             let sent = self.seal(row, event, Some(actor));
             self.attempts.insert(key, sent);
@@ -501,6 +523,23 @@ impl Pipeline {
         }
         let now = self.now();
         self.table.expire(now);
+        self.settle();
+    }
+
+    /// Memory that the process table holds, about.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.table.gauge().bytes
+    }
+
+    /// What a burst took and nothing needs now goes back to the allocator.
+    pub fn shrink(&mut self) {
+        self.reorder.shrink();
+        self.hold.shrink();
+        self.late.shrink();
+        self.places.shrink_to_fit();
+        self.scripts.shrink_to_fit();
+        self.table.shrink_to_fit();
     }
 
     /// New rules; what is being merged under the old ones is told first.
@@ -564,40 +603,7 @@ impl Pipeline {
         for (row, number) in hold.into_values() {
             self.ledger.waiting(row, "hold", number);
         }
-        let table = self.table.gauge();
-        let mut place = |name: &str, value: usize| {
-            self.ledger
-                .place(name, u64::try_from(value).unwrap_or(u64::MAX));
-        };
-        place("process_table.processes", table.processes);
-        place("process_table.bytes", table.bytes);
-        place("open_files", self.late.open_files());
-        for (name, value) in [
-            ("process_table.evicted_ended", table.evicted_ended),
-            ("process_table.evicted_remnants", table.evicted_remnants),
-            ("process_table.evicted_living", table.evicted_living),
-            ("process_table.synthesised", table.synthesised),
-            ("reorder.released_early", self.reorder.released_early()),
-            ("hold.released_early", self.hold.released_early()),
-            ("open_files.forgotten", self.late.forgotten()),
-        ] {
-            self.ledger.place(name, value);
-        }
-        if let Some((pool, _)) = &self.hashes {
-            let stats = pool.stats();
-            for (name, value) in [
-                ("hash.hits", stats.hits),
-                ("hash.misses", stats.misses),
-                ("hash.read_files", stats.read_files),
-                ("hash.read_bytes", stats.read_bytes),
-                ("hash.evicted", stats.evicted),
-                ("hash.released_full", stats.released_full),
-                ("hash.released_late", stats.released_late),
-                ("hash.refused", stats.refused),
-            ] {
-                self.ledger.place(name, value);
-            }
-        }
+        self.account_of_places();
     }
 
     fn backend(&self, kind: RecordKind) -> v1::Backend {
@@ -736,6 +742,7 @@ impl Pipeline {
         if self.scripts.len() >= SCRIPTS_CAPACITY {
             // Execs that failed: their scripts are of no use any more.
             for (_, stale) in std::mem::take(&mut self.scripts) {
+                self.scripts_forgotten += 1;
                 self.abandon(stale);
             }
         }
@@ -980,6 +987,13 @@ impl Pipeline {
         let waits = u32::try_from(hashes.len() + usize::from(open.is_some())).unwrap_or(u32::MAX);
         let deadline = self.now().saturating_add(self.hold_ns);
         let row = Row::Kind(kind);
+        // What a process runs is told by many events, and begins with one.
+        let image = if kind == RecordKind::Exec {
+            actor.bytes()
+        } else {
+            0
+        };
+        let bytes = HELD_BYTES.saturating_add(image);
         let held = Held {
             event,
             row,
@@ -987,7 +1001,7 @@ impl Pipeline {
             hashes: hashes.clone(),
             open,
         };
-        let ticket = self.hold.push(held, waits, deadline);
+        let ticket = self.hold.push(Box::new(held), waits, deadline, bytes);
         if let Some(open) = open.and_then(|key| self.late.open_file(key)) {
             open.event = Some(Created::Held(ticket));
         }
@@ -1070,7 +1084,7 @@ impl Pipeline {
                 actor,
                 hashes,
                 open,
-            } = held;
+            } = *held;
             let event_type = event.event_type();
             // The newest row of the same program: its hashes may have come with another event.
             let actor = actor.map(|actor| match self.table.find(actor.key) {
@@ -1083,7 +1097,14 @@ impl Pipeline {
                 _ => actor,
             });
             let process = event.process.clone();
+            let owes = actor.as_ref().filter(|actor| self.table.owes(actor));
+            let begins = owes
+                .filter(|_| event_type == v1::EventType::Exec)
+                .map(|actor| (actor.key, actor.process.exec_id));
             let sent = self.seal(row, event, actor.clone());
+            if let Some(program) = begins {
+                self.begun.keep(program, sent.clone());
+            }
             for (token, slot) in hashes {
                 let target = match &sent {
                     Some(sent) => Target::Sent(sent.clone(), slot),
@@ -1130,6 +1151,7 @@ impl Pipeline {
             (RuleAction::Aggregate, filter::Decision::Rule(rule, _)) => {
                 self.ledger.merged(row);
                 for displaced in self.aggregator.push(&rule.id, event) {
+                    self.aggregates_displaced += 1;
                     self.deliver(displaced, None, None);
                 }
                 return None;
@@ -1260,13 +1282,18 @@ impl Pipeline {
             backend: v1::Backend::Daemon.into(),
             process: sent.process.clone(),
             body: Some(Body::Patch(v1::Patch {
-                of: Some(sent.id.clone()),
+                // A row that no event began has no number.
+                of: (sent.id.counter != 0).then(|| sent.id.clone()),
                 of_type: sent.event_type.into(),
                 part: Some(part),
             })),
             ..v1::Event::default()
         };
-        self.deliver(event, None, None);
+        let actor = sent.process.as_ref().and_then(|process| {
+            let key = self.table.key(process.pid, process.start_boot_ns?);
+            self.table.find_program(key, process.exec_id)
+        });
+        self.deliver(event, actor, None);
     }
 }
 
@@ -1275,7 +1302,7 @@ fn part_file(part: &mut v1::patch::Part) -> Option<&mut v1::FileInfo> {
     match part {
         v1::patch::Part::File(patch) => patch.file.as_mut(),
         v1::patch::Part::ClosedFile(file) => Some(file),
-        v1::patch::Part::Container(_) | v1::patch::Part::Connect(_) => None,
+        v1::patch::Part::Process(_) | v1::patch::Part::Connect(_) => None,
     }
 }
 
@@ -1444,3 +1471,6 @@ fn path_of(text: TextRef<'_>) -> Option<Vec<u8>> {
 fn regular(file: &FileIdentity) -> bool {
     v1::FileType::from_mode(file.mode) == v1::FileType::Regular
 }
+
+#[cfg(test)]
+mod tests;

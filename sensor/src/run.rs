@@ -46,6 +46,8 @@ const ATTEMPT_AGE: Duration = Duration::from_secs(1);
 const ATTEMPTS_PER_ROUND: usize = 1_024;
 /// Events in a full batch, about.
 const EVENTS_PER_BATCH: usize = 512;
+/// Memory of forgotten processes for which the heap is looked through.
+const TRIM_BYTES: usize = 1 << 20;
 /// How often `--stats` prints.
 const STATISTICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -506,8 +508,8 @@ fn drive(
     mut connecting: Option<loader::ConnectingTable>,
 ) -> (Ledger, SinkHandle) {
     let mut next_round = Instant::now() + ROUND;
-    // Batches came since the last round; memory was used since it was last given back.
-    let (mut busy, mut used) = (false, false);
+    // Batches came since the last round; memory was used since it was last given back; what the process table held then.
+    let (mut busy, mut used, mut kept) = (false, false, 0_usize);
     loop {
         let wait = pipeline.advance().map_or(PULSE, |wait| wait.min(PULSE));
         match receiver.receive(wait) {
@@ -535,9 +537,11 @@ fn drive(
             pipeline.round();
             if busy {
                 used = true;
-            } else if used {
-                // What a burst took goes back to the system once it is quiet.
+            } else if used || pipeline.kept_bytes().saturating_add(TRIM_BYTES) < kept {
+                // What a burst took goes back to the system once it is quiet, and again when its processes are forgotten.
+                pipeline.shrink();
                 crate::kernel::sys::trim_heap();
+                kept = pipeline.kept_bytes();
                 used = false;
             }
             busy = false;

@@ -381,6 +381,12 @@ fn unix_failing() {
                 oracle::shown_path(&path),
                 "{connect:#}"
             );
+        } else {
+            assert_eq!(connect["remote"], Value::Null, "{connect:#}");
+            assert_eq!(
+                connect["absent"]["remote"], "not_on_this_backend",
+                "{connect:#}"
+            );
         }
         child.finish_well();
     });

@@ -405,8 +405,16 @@ fn rules() {
     let second = write("second");
     wait_until_told(&sensor, folder.path());
     assert_eq!(told(&second), Vec::<Value>::new());
-    fs::write(&config, rule("/nowhere/**")).unwrap();
+    // Rules only: of the rest it says what needs a restart.
+    fs::write(
+        &config,
+        format!("{}[hash]\nmd5 = false\n", rule("/nowhere/**")),
+    )
+    .unwrap();
     sensor.signal(Signal::SIGHUP);
+    sensor.wait_log("what needs a restart", |line| {
+        line.contains("restart") && line.contains("hash.md5")
+    });
     let mut count = 0;
     wait_for("the new rules", Place::here().patience(), || {
         count += 1;

@@ -532,6 +532,9 @@ fn apply(event: &mut Value, patch: &Value) {
         renew(&mut event["file_create"]["file"], file);
         event["file_create"]["closed"] = Value::Bool(true);
     }
+    if let Some(process) = patch.get("process") {
+        renew(&mut event["process"], process);
+    }
     if let Some(known) = patch.get("connect") {
         renew(&mut event["connect"], known);
     }

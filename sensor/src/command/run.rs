@@ -19,7 +19,17 @@ pub fn run(args: &CaptureArgs, sources: &Sources, streams: &mut Streams<'_>) -> 
         duration: args.duration,
         stats: args.stats,
     };
-    let reload = || load(sources).map(|(_, filter)| filter);
+    let reload = || {
+        let (anew, filter) = load(sources)?;
+        let keys = anew.differing_keys(&loaded);
+        if !keys.is_empty() {
+            tracing::warn!(
+                keys = %keys.join(", "),
+                "only filter rules are read again, the rest needs a restart"
+            );
+        }
+        Ok(filter)
+    };
     let ended = run::live(&request, filter, &reload, &mut |ledger: &Ledger| {
         streams.complain(&ledger.to_string());
     });

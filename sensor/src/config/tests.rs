@@ -52,6 +52,24 @@ fn check(text: &str, errors: &[&str]) {
 }
 
 #[test]
+fn keys_that_only_a_restart_takes_in_are_named() {
+    let load = |text: &str| {
+        Host::new(&[("sensor.toml", text)])
+            .load(Overrides::default())
+            .unwrap()
+    };
+    let old = load("[ring]\nfile = \"1MiB\"\n[hash]\nthreads = 3\n");
+    let rule = "[[filter.rule]]\nid = \"a\"\naction = \"exclude\"\nevent = [\"connect\"]\n";
+    let same = load(&format!(
+        "[hash]\nthreads = 3\n[ring]\nfile = \"1024KiB\"\n{rule}"
+    ));
+    assert_eq!(same.differing_keys(&old), Vec::<String>::new());
+    let other =
+        load("[ring]\nfile = \"2MiB\"\n[output]\npath = \"/var/log/x\"\n[hash]\nthreads = 3\n");
+    assert_eq!(other.differing_keys(&old), ["output.path", "ring.file"]);
+}
+
+#[test]
 fn nothing_at_all_is_the_defaults() {
     let loaded = Host::new(&[]).load(Overrides::default()).unwrap();
     assert_eq!(loaded.file, ConfigFile::default());

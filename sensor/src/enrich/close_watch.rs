@@ -205,6 +205,14 @@ pub struct CloseStats {
     pub watched: usize,
 }
 
+impl CloseStats {
+    /// Results that ended so.
+    #[must_use]
+    pub fn ended(&self, end: CloseEnd) -> u64 {
+        self.ends.get(end.index()).copied().unwrap_or(0)
+    }
+}
+
 #[derive(Debug)]
 struct Ticket {
     token: u64,

@@ -69,6 +69,10 @@ pub struct Places {
     /// Version 1 hierarchies exist here: the number of a version 2 cgroup does not tell the place.
     hybrid: bool,
     search: Option<Background<u64, Option<Vec<u8>>>>,
+    /// Answers taken in.
+    answered: u64,
+    /// A place was wanted that is still looked for.
+    unanswered: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +113,8 @@ impl Places {
             by_id: Recent::new(CACHE_ENTRIES),
             hybrid: false,
             search,
+            answered: 0,
+            unanswered: false,
         })
     }
 
@@ -150,22 +156,27 @@ impl Places {
         }
         if let Some(search) = &mut self.search {
             search.ask(&cgroup_id);
+            self.unanswered = true;
         }
         None
     }
 
-    /// Takes in what the background has found; true if something was.
-    pub fn settle(&mut self) -> bool {
-        let mut found = false;
+    /// Whether, since this was asked last, a place was wanted that may still be found.
+    pub fn take_unanswered(&mut self) -> bool {
+        std::mem::take(&mut self.unanswered)
+    }
+
+    /// Takes in what the background has found; how many answers that has been in all.
+    pub fn settle(&mut self) -> u64 {
         while let Some((id, path)) = self.search.as_mut().and_then(Background::answer) {
             let known = match path {
                 Some(path) => Known::Place(Arc::new(Place::of_path(&path))),
                 None => Known::Nowhere(Instant::now()),
             };
             self.by_id.keep(id, known);
-            found = true;
+            self.answered = self.answered.saturating_add(1);
         }
-        found
+        self.answered
     }
 
     /// Counts and lengths.

@@ -25,9 +25,11 @@ use sensor_proto::v1;
 use crate::procfs::{LazyProcess, ProcError, cgroup_processes};
 
 pub mod describe;
+mod owing;
 mod size;
 
 pub use describe::Describer;
+pub use owing::Settled;
 
 /// Ancestors that an event tells of.
 pub const ANCESTORS: usize = 16;
@@ -86,6 +88,12 @@ impl ProcessImage {
         })
     }
 
+    /// Memory that the description takes, about; the rendered text is not counted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size::process(&self.process)
+    }
+
     /// A reference to it for events: without a thread.
     #[must_use]
     pub fn reference(&self) -> v1::ProcessRef {
@@ -129,6 +137,12 @@ pub struct TableGauge {
     pub synthesised: u64,
     /// Processes whose id was used again without their end having been seen.
     pub end_unseen: u64,
+    /// Processes whose scripts were forgotten before their exec came, since there were too many.
+    pub scripts_forgotten: u64,
+    /// Processes that lack a name or their place which may still come.
+    pub owing: usize,
+    /// Those for which nobody waits any more, since there were too many.
+    pub owing_forgotten: u64,
 }
 
 /// Where an entry stands in its life.
@@ -171,6 +185,7 @@ pub struct ProcessTable {
     living: VecDeque<ProcessKey>,
     scripts: HashMap<u32, Vec<v1::FileInfo>>,
     scripts_order: VecDeque<u32>,
+    owing: owing::Owing,
     bytes: usize,
     rendered_bytes: Arc<AtomicUsize>,
     gauge: TableGauge,
@@ -201,6 +216,7 @@ impl ProcessTable {
             living: VecDeque::new(),
             scripts: HashMap::new(),
             scripts_order: VecDeque::new(),
+            owing: owing::Owing::default(),
             bytes: 0,
             rendered_bytes: Arc::new(AtomicUsize::new(0)),
             gauge: TableGauge::default(),
@@ -248,28 +264,28 @@ impl ProcessTable {
                 continue;
             }
             let process = self.describer.snapshot(&folder, &stat);
-            read.push((stat, process));
+            read.push((stat, process, self.describer.take_owing()));
         }
         // Parents by the ids that this very reading saw: an id alone would not tell which process it is.
         let starts: HashMap<u32, u64> = read
             .iter()
-            .map(|(stat, process)| (stat.pid, process.start_boot_ns))
+            .map(|(stat, process, _)| (stat.pid, process.start_boot_ns))
             .collect();
         let count = read.len();
         // Parents first: they started earlier, or in the same tick.
-        read.sort_by_key(|(stat, _)| (stat.start_ticks, stat.pid));
-        let mut waiting: HashSet<u32> = read.iter().map(|(stat, _)| stat.pid).collect();
+        read.sort_by_key(|(stat, ..)| (stat.start_ticks, stat.pid));
+        let mut waiting: HashSet<u32> = read.iter().map(|(stat, ..)| stat.pid).collect();
         while !read.is_empty() {
             let (ready, rest): (Vec<_>, Vec<_>) = read
                 .into_iter()
-                .partition(|(stat, _)| !waiting.contains(&stat.parent_pid));
+                .partition(|(stat, ..)| !waiting.contains(&stat.parent_pid));
             // A process cannot descend from itself; a lying `/proc` must not hold us.
             let (now, later) = if ready.is_empty() {
                 (rest, ready)
             } else {
                 (ready, rest)
             };
-            for (stat, process) in now {
+            for (stat, process, owing) in now {
                 waiting.remove(&stat.pid);
                 let parent = (stat.parent_pid != 0).then(|| ParentRef {
                     tgid: stat.parent_pid,
@@ -282,6 +298,9 @@ impl ProcessTable {
                 // Records that came before the snapshot know more.
                 if !self.entries.contains_key(&key) {
                     self.insert(key, process, parent, 0);
+                    if owing {
+                        self.owing.add(key, 0);
+                    }
                 }
             }
             read = later;
@@ -322,6 +341,10 @@ impl ProcessTable {
         ) {
             self.describer.complete(&mut process, false);
         }
+        if self.owing.has(creator.key, creator.process.exec_id) {
+            // What its maker lacks it lacks, too.
+            self.describer.owing = true;
+        }
         self.insert(key, process, Some(parent), 0)
     }
 
@@ -339,8 +362,10 @@ impl ProcessTable {
         }
         rounds.push(script);
         while self.scripts_order.len() > SCRIPTS_WAITING {
-            if let Some(oldest) = self.scripts_order.pop_front() {
-                self.scripts.remove(&oldest);
+            if let Some(oldest) = self.scripts_order.pop_front()
+                && self.scripts.remove(&oldest).is_some()
+            {
+                self.gauge.scripts_forgotten = self.gauge.scripts_forgotten.saturating_add(1);
             }
         }
     }
@@ -362,6 +387,9 @@ impl ProcessTable {
         };
         let groups_known = inherit(&mut process, &before.process);
         self.describer.complete(&mut process, groups_known);
+        if self.describer.take_owing() {
+            self.owing.add(key, process.exec_id);
+        }
         let parent_key = if before.process.parent.is_some() {
             process.parent.clone_from(&before.process.parent);
             before.parent
@@ -498,6 +526,50 @@ impl ProcessTable {
         Some(self.replace(key, process, image.parent))
     }
 
+    /// A program of a process, if that is kept and runs it, or ran it before the present one.
+    #[must_use]
+    pub fn find_program(&self, key: ProcessKey, exec_id: u32) -> Option<Arc<ProcessImage>> {
+        let entry = self.entries.get(&key)?;
+        let previous = entry.previous.as_ref().map(|(image, _)| image);
+        [Some(&entry.image), previous]
+            .into_iter()
+            .flatten()
+            .find(|image| image.process.exec_id == exec_id)
+            .cloned()
+    }
+
+    /// Whether a name or the place of this program may still come.
+    #[must_use]
+    pub fn owes(&self, image: &ProcessImage) -> bool {
+        self.owing.has(image.key, image.process.exec_id)
+    }
+
+    /// Takes in names and places that were asked for in the background. Gives the programs whose rows they changed.
+    pub fn settle(&mut self) -> Vec<Settled> {
+        let answered = self.describer.settle();
+        let mut settled = Vec::new();
+        for (key, exec_id) in self.owing.due(answered) {
+            let Some(before) = self
+                .entries
+                .get(&key)
+                .map(|entry| Arc::clone(&entry.image))
+                .filter(|image| image.process.exec_id == exec_id)
+            else {
+                continue;
+            };
+            let mut process = before.process.clone();
+            self.describer.complete_late(&mut process);
+            if self.describer.take_owing() {
+                self.owing.add(key, exec_id);
+            }
+            if process != before.process {
+                let image = self.replace(key, process, before.parent);
+                settled.extend(Settled::new(&before, image));
+            }
+        }
+        settled
+    }
+
     /// Forgets what ended longer ago than the grace time, reckoned from this instant of the boot clock.
     pub fn expire(&mut self, now_boot_ns: u64) {
         let grace = u64::try_from(self.limits.grace.as_nanos()).unwrap_or(u64::MAX);
@@ -515,12 +587,24 @@ impl ProcessTable {
         }
     }
 
+    /// Gives back room in its maps and queues that nothing needs now.
+    pub fn shrink_to_fit(&mut self) {
+        self.entries.shrink_to_fit();
+        self.by_tgid.shrink_to_fit();
+        self.children.shrink_to_fit();
+        self.ended.shrink_to_fit();
+        self.remnants.shrink_to_fit();
+        self.living.shrink_to_fit();
+    }
+
     /// Lengths and counts.
     #[must_use]
     pub fn gauge(&self) -> TableGauge {
         TableGauge {
             processes: self.entries.len(),
             bytes: self.held(),
+            owing: self.owing.len(),
+            owing_forgotten: self.owing.forgotten(),
             ..self.gauge
         }
     }
@@ -536,6 +620,10 @@ impl ProcessTable {
         process.exec_id = exec_id;
         process.unique_pid = self.unique_pid(key);
         process.parent = None;
+        // Now: its parent may be described next.
+        if self.describer.take_owing() {
+            self.owing.add(key, exec_id);
+        }
         let parent = self.name_parent(&mut process, parent);
         // The same id with another start: that one has ended, though nobody told.
         if let Some(old) = self.by_tgid.insert(key.tgid, key)
@@ -956,4 +1044,4 @@ fn remnant(process: &v1::Process) -> v1::Process {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

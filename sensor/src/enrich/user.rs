@@ -137,6 +137,10 @@ pub struct Users {
     id_maps: Recent<u32, Arc<IdMaps>>,
     varlink: Option<Background<Question, Option<Name>>>,
     answers: Recent<Question, (Instant, Option<Name>)>,
+    /// Answers taken in.
+    answered: u64,
+    /// A name was wanted of which the user database has not spoken yet.
+    unanswered: bool,
 }
 
 impl Users {
@@ -170,6 +174,8 @@ impl Users {
             id_maps: Recent::new(NAMESPACES),
             varlink,
             answers: Recent::new(ANSWERS),
+            answered: 0,
+            unanswered: false,
         })
     }
 
@@ -242,14 +248,18 @@ impl Users {
         }
     }
 
-    /// Takes in what the user database has answered; true if something was.
-    pub fn settle(&mut self) -> bool {
-        let mut settled = false;
+    /// Takes in what the user database has answered; how many answers that has been in all.
+    pub fn settle(&mut self) -> u64 {
         while let Some((question, name)) = self.varlink.as_mut().and_then(Background::answer) {
             self.answers.keep(question, (Instant::now(), name));
-            settled = true;
+            self.answered = self.answered.saturating_add(1);
         }
-        settled
+        self.answered
+    }
+
+    /// Whether, since this was asked last, a name was wanted that may still come.
+    pub fn take_unanswered(&mut self) -> bool {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// Counts and lengths.
@@ -294,11 +304,13 @@ impl Users {
         let fresh = known.is_some_and(|(since, name)| {
             since.elapsed() < if name.is_some() { POSITIVE } else { NEGATIVE }
         });
+        // An old name is better than none while the new answer is on its way.
+        let name = known.and_then(|(_, name)| name.clone());
         if !fresh {
             varlink.ask(&question);
+            self.unanswered |= name.is_none();
         }
-        // An old name is better than none while the new answer is on its way.
-        known.and_then(|(_, name)| name.clone())
+        name
     }
 
     fn look_at_host(&mut self) {
@@ -571,7 +583,7 @@ fn ask(socket: &Path, question: Question) -> Result<Option<Name>, VarlinkError> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -834,7 +846,7 @@ mod tests {
     }
 
     /// Answers each request with what `reply` makes of it.
-    fn serve(
+    pub(crate) fn serve(
         folder: &Path,
         reply: impl Fn(&serde_json::Value) -> Vec<u8> + Send + 'static,
     ) -> PathBuf {

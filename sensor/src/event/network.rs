@@ -44,21 +44,19 @@ pub fn connect(record: &Parsed<'_, ConnectRecord>) -> v1::Connect {
         }),
         ..v1::Connect::default()
     };
-    if unix {
+    if !unix && head.local_port != 0 {
+        body.local = Some(endpoint(head.family, &head.local_address, head.local_port));
+    }
+    if head.remote_unknown != 0 {
+        absent.note(number::REMOTE, v1::AbsentReason::NotOnThisBackend);
+    } else if unix {
         body.remote = Some(unix_endpoint(record));
     } else {
-        if head.local_port != 0 {
-            body.local = Some(endpoint(head.family, &head.local_address, head.local_port));
-        }
-        if head.remote_unknown == 0 {
-            body.remote = Some(endpoint(
-                head.family,
-                &head.remote_address,
-                head.remote_port,
-            ));
-        } else {
-            absent.note(number::REMOTE, v1::AbsentReason::NotOnThisBackend);
-        }
+        body.remote = Some(endpoint(
+            head.family,
+            &head.remote_address,
+            head.remote_port,
+        ));
     }
     if body.local.is_none() {
         absent.note(number::LOCAL, v1::AbsentReason::NotSet);
@@ -252,20 +250,20 @@ mod tests {
 
     #[test]
     fn an_unknown_destination_is_absent_with_its_reason() {
-        let body = parsed(
-            |head| {
-                head.family = AF_INET;
-                head.result = connect_result::FAILED;
-                head.error = ENETUNREACH;
-                head.remote_unknown = 1;
-            },
-            b"",
-        );
-        assert_eq!(body.remote, None);
-        assert_eq!(body.result(), v1::ConnectResult::Unreachable);
-        assert!(
-            body.absent.iter().any(|gap| gap.field == number::REMOTE
-                && gap.reason() == v1::AbsentReason::NotOnThisBackend)
-        );
+        for family in [AF_INET, AF_UNIX] {
+            let body = parsed(
+                |head| {
+                    head.family = family;
+                    head.result = connect_result::FAILED;
+                    head.error = ENETUNREACH;
+                    head.remote_unknown = 1;
+                },
+                b"",
+            );
+            assert_eq!(body.remote, None);
+            assert_eq!(body.result(), v1::ConnectResult::Unreachable);
+            assert!(body.absent.iter().any(|gap| gap.field == number::REMOTE
+                && gap.reason() == v1::AbsentReason::NotOnThisBackend));
+        }
     }
 }

@@ -13,7 +13,8 @@ use sensor_proto::v1::event::Body;
 use sensor_proto::v1::patch::Part;
 use sensor_proto::v1::{
     Aggregate, Connect, ConnectResult, Credentials, Direction, Endpoint, Event, EventType, Exit,
-    FileCreate, FileCreateHow, FileInfo, HashVerdict, ModuleLoad, Patch, Process, Transport, User,
+    FileCreate, FileCreateHow, FileInfo, HashVerdict, ModuleLoad, Patch, Process, ProcessPatch,
+    Transport, User,
 };
 use unicode_width::UnicodeWidthChar as _;
 
@@ -346,10 +347,14 @@ fn time(time_ns: i64) -> String {
 
 /// Real user, and the effective one where it is another: `alice>root`.
 fn user(view: &View<'_>) -> String {
-    let here = view.event.credentials.as_ref();
     let row = view
         .process
         .and_then(|process| process.credentials.as_ref());
+    users(view.event.credentials.as_ref(), row)
+}
+
+/// The same of credentials, the second where the first say nothing.
+fn users(here: Option<&Credentials>, row: Option<&Credentials>) -> String {
     let of = |part: fn(&Credentials) -> Option<&User>| {
         here.and_then(part).or_else(|| row.and_then(part))
     };
@@ -554,11 +559,14 @@ fn connection(connect: &Connect) -> Vec<Cell<'_>> {
     } else {
         "->"
     };
-    let remote = connect
-        .remote
-        .as_ref()
-        .map_or_else(|| "unnamed".to_owned(), endpoint);
-    cells.push(Cell::tail(Style::Plain, format!("{arrow} {remote}")));
+    match &connect.remote {
+        Some(remote) => cells.push(Cell::tail(
+            Style::Plain,
+            format!("{arrow} {}", endpoint(remote)),
+        )),
+        // Backends that see the end of a call only have no way to its address once it has failed.
+        None => cells.push(Cell::new(Style::Dim, format!("{arrow} address not known"))),
+    }
     cells.extend(result(connect.result(), connect.errno));
     if let Some(time) = connect.duration_ns {
         cells.push(Cell::new(Style::Dim, span(time)));
@@ -639,10 +647,12 @@ fn module(load: &ModuleLoad) -> What<'_> {
 }
 
 fn patched(patch: &Patch) -> What<'_> {
-    let mut cells = vec![Cell::new(
-        Style::Dim,
-        format!("of {}", patch.of_type().short_name()),
-    )];
+    let of = match patch.of_type() {
+        // Seen at start: no event began it.
+        EventType::Unspecified => "process",
+        of => of.short_name(),
+    };
+    let mut cells = vec![Cell::new(Style::Dim, format!("of {of}"))];
     let mut file = None;
     match &patch.part {
         Some(Part::File(part)) => {
@@ -656,17 +666,38 @@ fn patched(patch: &Patch) -> What<'_> {
                 cells.push(Cell::new(Style::Dim, bytes(size)));
             }
         }
-        Some(Part::Container(container)) => {
-            let name = container.name.as_deref().unwrap_or(&container.id);
-            cells.push(Cell::new(
-                Style::Dim,
-                format!("container {}", clean(name.as_bytes())),
-            ));
-        }
+        Some(Part::Process(part)) => cells.extend(process_told_late(part)),
         Some(Part::Connect(connect)) => cells.extend(result(connect.result(), connect.errno)),
         None => {}
     }
     What { cells, file }
+}
+
+/// Users and container of a process that were known late.
+fn process_told_late(part: &ProcessPatch) -> Vec<Cell<'_>> {
+    let mut cells = Vec::new();
+    if let Some(credentials) = &part.credentials {
+        cells.push(Cell::new(
+            Style::Dim,
+            format!("user {}", users(Some(credentials), None)),
+        ));
+        if let Some(login) = &credentials.login_user
+            && let Some(name) = &login.name
+        {
+            let text = format!("logged in as {}", clean(name.as_bytes()));
+            cells.push(Cell::new(Style::Dim, text));
+        }
+    }
+    if let Some(container) = &part.container {
+        let name = container.name.as_deref().unwrap_or(&container.id);
+        cells.push(Cell::new(
+            Style::Dim,
+            format!("container {}", clean(name.as_bytes())),
+        ));
+    } else if let Some(path) = &part.cgroup_path {
+        cells.push(Cell::tail(Style::Dim, format!("cgroup {}", clean(path))));
+    }
+    cells
 }
 
 fn merged(aggregate: &Aggregate) -> String {

@@ -69,6 +69,31 @@ pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     Ok(counted.then_some(info.recursion_misses))
 }
 
+/// Tells the allocator to hold little that is free: to be called before the first thread is started.
+///
+/// By default every thread gets an arena of its own, each with free pieces that the others cannot use, and each large
+/// block that is given back makes the next ones of its size come from an arena, too.
+pub fn set_up_heap() {
+    /// Threads that allocate at the same time are two: the pipeline, and one of reader, hash pool and sink.
+    #[cfg(target_env = "gnu")]
+    const ARENAS: libc::c_int = 2;
+    /// Blocks from this size on are mapped for themselves, and unmapped when they are freed: batches, file buffers.
+    #[cfg(target_env = "gnu")]
+    const MAPPED_BYTES: libc::c_int = 128 << 10;
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, ARENAS),
+        (libc::M_MMAP_THRESHOLD, MAPPED_BYTES),
+        (libc::M_TRIM_THRESHOLD, MAPPED_BYTES),
+    ] {
+        // SAFETY: mallopt takes two integers; the parameters exist, and no other thread runs yet.
+        let taken = unsafe { libc::mallopt(parameter, value) };
+        if taken == 0 {
+            tracing::debug!(parameter, "the allocator did not take its parameter");
+        }
+    }
+}
+
 /// Gives memory that start-up needed once (the kernel's types) back to the kernel.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

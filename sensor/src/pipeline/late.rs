@@ -211,6 +211,14 @@ impl Late {
         self.open.remove(&(record.file_key, record.created_boot_ns))
     }
 
+    /// Gives back the memory that a burst took.
+    pub(super) fn shrink(&mut self) {
+        self.targets.shrink_to_fit();
+        self.arrived.shrink_to_fit();
+        self.open.shrink_to_fit();
+        self.open_order.shrink_to_fit();
+    }
+
     /// Created files that are open.
     pub(super) fn open_files(&self) -> usize {
         self.open.len()

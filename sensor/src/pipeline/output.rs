@@ -85,6 +85,8 @@ impl Output {
     ) {
         match &mut self.form {
             Form::Json => {
+                // A patch names its process; whoever reads it has the row from the event that it completes.
+                let actor = actor.filter(|_| event.event_type() != v1::EventType::Patch);
                 let rendered = actor.map(|image| {
                     image.rendered(|process| {
                         let (lineage, cut) = ancestors(image);

@@ -11,6 +11,9 @@ use std::time::Duration;
 const BATCH_BYTES: usize = 256 << 10;
 /// Records after which a batch is passed on.
 const BATCH_RECORDS: usize = 1024;
+/// Batches that are kept for their memory. A few are in use at a time; more of them, after a burst, would be memory that
+/// nobody gives back.
+const SPARE: usize = 4;
 /// Share of the queue that only the process lane may fill: one in so many places.
 const RESERVED: usize = 4;
 
@@ -91,7 +94,7 @@ pub struct BatchReceiver {
 pub fn queue(capacity: usize) -> (BatchSender, BatchReceiver) {
     let capacity = capacity.max(2);
     let (batches, received) = sync_channel(capacity);
-    let (used, reused) = sync_channel(capacity);
+    let (used, reused) = sync_channel(SPARE.min(capacity));
     let waiting = Arc::new(AtomicUsize::new(0));
     (
         BatchSender {
@@ -167,7 +170,7 @@ impl BatchReceiver {
         Ok(batch)
     }
 
-    /// Gives a batch back, for its memory.
+    /// Gives a batch back, for its memory; beyond a few that is given to the system.
     pub fn recycle(&self, mut batch: Batch) {
         batch.clear();
         match self.used.try_send(batch) {
@@ -200,6 +203,21 @@ mod tests {
         batch.clear();
         assert!(batch.is_empty());
         assert_eq!(batch.iter().count(), 0);
+    }
+
+    #[test]
+    fn after_a_burst_few_batches_are_kept() {
+        let (sender, receiver) = queue(64);
+        for _ in 0..64 {
+            let mut batch = Batch::default();
+            batch.push(&[1; 300 << 10]);
+            sender.offer(batch, false).unwrap();
+        }
+        while let Ok(batch) = receiver.try_receive() {
+            receiver.recycle(batch);
+        }
+        let kept: usize = (0..64).map(|_| sender.fresh().arena.capacity()).sum();
+        assert!(kept > 0 && kept <= SPARE * 2 * BATCH_BYTES, "{kept} bytes");
     }
 
     #[test]

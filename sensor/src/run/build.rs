@@ -204,6 +204,7 @@ pub(super) fn pipeline(
         )
         .map_err(RunError::start("user names"))?,
         live: true,
+        owing: false,
     };
     let boot_id = proc.boot_id().map_err(RunError::start("boot id"))?;
     let mut table = ProcessTable::new(limits(config), boot_id, kernel.scope.is_some(), describer);
@@ -299,6 +300,7 @@ pub(super) fn replay(
         users: Users::new("/nonexistent".into(), None, None)
             .map_err(RunError::start("user names"))?,
         live: false,
+        owing: false,
     };
     let table = ProcessTable::new(limits(config), boot_id.into_bytes(), false, describer);
     let host = v1::Host {

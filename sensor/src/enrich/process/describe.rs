@@ -42,6 +42,8 @@ pub struct Describer {
     pub users: Users,
     /// Reads `/proc` and files of names at all; false in a replay, whose processes are not here.
     pub live: bool,
+    /// Something that the last description wanted may still come: see [`Describer::take_owing`].
+    pub owing: bool,
 }
 
 impl Describer {
@@ -270,9 +272,32 @@ impl Describer {
         }
     }
 
+    /// Takes in what was answered in the background; how many answers that has been in all.
+    pub fn settle(&mut self) -> u64 {
+        let places = self.places.settle();
+        places.saturating_add(self.users.settle())
+    }
+
+    /// Whether the process that was completed last lacks a name or its place that may still come; once.
+    pub fn take_owing(&mut self) -> bool {
+        std::mem::take(&mut self.owing)
+    }
+
+    /// Adds what has come since a process was completed. What was promised and does not come has its reason then.
+    pub fn complete_late(&mut self, process: &mut v1::Process) {
+        process
+            .absent
+            .retain(|absent| absent.field != number::CGROUP_PATH);
+        self.complete(process, true);
+    }
+
     /// Adds what a record does not tell: the place, the names of users and groups, and, unless `groups_known`, the
     /// further groups.
     pub fn complete(&mut self, process: &mut v1::Process, groups_known: bool) {
+        // What was asked for others is not of this process.
+        self.users.take_unanswered();
+        self.places.take_unanswered();
+        self.owing = false;
         let ticks = self.clock.ticks(process.start_boot_ns);
         let mut lazy = LazyProcess::new(&self.proc, process.pid, ticks);
         if process.cgroup_path.is_none() {
@@ -286,9 +311,17 @@ impl Describer {
                     process.cgroup_path = Some(place.path.clone());
                     process.container.clone_from(&place.container);
                 }
-                None => process
-                    .absent
-                    .push(v1::Absent::new(number::CGROUP_PATH, self.gone())),
+                None => {
+                    let reason = if self.places.take_unanswered() {
+                        self.owing = true;
+                        AbsentReason::Pending
+                    } else {
+                        self.gone()
+                    };
+                    process
+                        .absent
+                        .push(v1::Absent::new(number::CGROUP_PATH, reason));
+                }
             }
         }
         let reason = self.gone();
@@ -319,6 +352,7 @@ impl Describer {
                 self.users.name_file(file, &mut view);
             }
         }
+        self.owing |= self.users.take_unanswered();
     }
 
     /// Adds the names of users and groups to credentials with which a process acted.

@@ -17,7 +17,7 @@ use crate::procfs::Proc;
 const TICK: u64 = 10_000_000;
 const BOOT_ID: [u8; 16] = [7; 16];
 
-fn describer(proc: &Path, live: bool) -> Describer {
+pub(crate) fn describer(proc: &Path, live: bool) -> Describer {
     let proc = Proc::new(proc);
     Describer {
         users: Users::new("/nonexistent".into(), None, None).unwrap(),
@@ -27,6 +27,7 @@ fn describer(proc: &Path, live: bool) -> Describer {
         policy: Policy::new(ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT).unwrap(),
         places: Places::new(None).unwrap(),
         live,
+        owing: false,
     }
 }
 
@@ -88,21 +89,24 @@ fn exit(of: (u32, u64), time: u64) -> ExitRecord {
     record
 }
 
-struct Exec {
+/// An exec record in the making.
+pub(crate) struct Exec {
     of: (u32, u64),
     parent: (u32, u64),
     time: u64,
     flags: u32,
+    pub(crate) uid: u32,
     texts: [&'static [u8]; 6],
 }
 
 impl Exec {
-    fn new(of: (u32, u64), parent: (u32, u64), time: u64, path: &'static [u8]) -> Self {
+    pub(crate) fn new(of: (u32, u64), parent: (u32, u64), time: u64, path: &'static [u8]) -> Self {
         Self {
             of,
             parent,
             time,
             flags: 0,
+            uid: 0,
             texts: [
                 path,
                 path,
@@ -114,10 +118,10 @@ impl Exec {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut head = ExecRecord::read_from_bytes(&[0; size_of::<ExecRecord>()]).unwrap();
         head.header = header(RecordKind::Exec, self.of.0, self.of.1, self.time);
-        head.subject = subject(0);
+        head.subject = subject(self.uid);
         head.parent_tgid = self.parent.0;
         head.parent_start_boot_ns = self.parent.1;
         head.ns_pid = self.of.0;

@@ -177,6 +177,18 @@ fn one_line_an_event() {
         "",
     );
     check(
+        Body::Connect(Connect {
+            transport: Transport::Unix.into(),
+            direction: Direction::Outbound.into(),
+            result: ConnectResult::Failed.into(),
+            errno: Some(2),
+            ..Connect::default()
+        }),
+        &make,
+        "unix -> address not known failed ENOENT",
+        "",
+    );
+    check(
         Body::ModuleLoad(ModuleLoad {
             name: Some(b"rootkit".to_vec()),
             from_memory: Some(true),
@@ -197,6 +209,23 @@ fn one_line_an_event() {
         &make,
         "of file_create /tmp/x 1.5 KiB",
         "101112131415 racy",
+    );
+    let late = ProcessPatch {
+        credentials: process(b"/x", &[], HashVerdict::Gone).credentials,
+        container: Some(Container {
+            id: "box".to_owned(),
+            ..Container::default()
+        }),
+        ..ProcessPatch::default()
+    };
+    check(
+        Body::Patch(Patch {
+            part: Some(Part::Process(late)),
+            ..Patch::default()
+        }),
+        &make,
+        "of process user alice container box",
+        "",
     );
     check(
         Body::Aggregate(Box::new(Aggregate {

@@ -229,9 +229,7 @@ fn actor(w: &mut Writer<'_>, complete: &Complete<'_>) {
     let event = complete.event;
     w.object("process", |w| process(w, complete));
     let row = complete.actor();
-    let of_row = row.and_then(|row| row.credentials.as_ref());
-    let credentials = event.credentials.as_ref().or(of_row);
-    if let Some(credentials) = credentials
+    if let Some(credentials) = mapping::credentials(event, row)
         && let Some(effective) = &credentials.effective_user
     {
         w.object("user", |w| {
@@ -249,13 +247,7 @@ fn actor(w: &mut Writer<'_>, complete: &Complete<'_>) {
             }
         });
     }
-    let patched = match &event.body {
-        Some(Body::Patch(v1::Patch {
-            part: Some(Part::Container(container)),
-            ..
-        })) => Some(container),
-        _ => None,
-    };
+    let patched = mapping::patched_process(event).and_then(|process| process.container.as_ref());
     if let Some(container) = patched.or(row.and_then(|row| row.container.as_ref())) {
         w.object("container", |w| {
             w.text_field("id", &container.id);

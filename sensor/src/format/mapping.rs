@@ -306,7 +306,7 @@ impl Subject {
                 Ok(FileSlot::Unspecified) | Err(_) => Self::Other,
             },
             Some(Part::ClosedFile(_)) => Self::File,
-            Some(Part::Container(_)) => Self::Process,
+            Some(Part::Process(_)) => Self::Process,
             Some(Part::Connect(_)) => Self::Network,
             None => Self::Other,
         }
@@ -333,6 +333,28 @@ pub(super) fn described(event: &v1::Event) -> Option<&Body> {
     }
 }
 
+/// What a patch tells of the acting process.
+pub(super) fn patched_process(event: &v1::Event) -> Option<&v1::ProcessPatch> {
+    match &event.body {
+        Some(Body::Patch(v1::Patch {
+            part: Some(Part::Process(process)),
+            ..
+        })) => Some(process),
+        _ => None,
+    }
+}
+
+/// The users under which the event arose: its own, those that it tells anew, else those of the acting process.
+pub(super) fn credentials<'a>(
+    event: &'a v1::Event,
+    row: Option<&'a v1::Process>,
+) -> Option<&'a v1::Credentials> {
+    let patched = patched_process(event).and_then(|process| process.credentials.as_ref());
+    let own = event.credentials.as_ref();
+    own.or(patched)
+        .or_else(|| row.and_then(|row| row.credentials.as_ref()))
+}
+
 /// The file of a patch that stands where the file of an event does.
 pub(super) fn patched_file(patch: &v1::Patch) -> Option<&v1::FileInfo> {
     match &patch.part {
@@ -341,6 +363,6 @@ pub(super) fn patched_file(patch: &v1::Patch) -> Option<&v1::FileInfo> {
             Ok(FileSlot::Image | FileSlot::Created | FileSlot::Module) => part.file.as_ref(),
             Ok(FileSlot::Script | FileSlot::Unspecified) | Err(_) => None,
         },
-        Some(Part::Container(_) | Part::Connect(_)) | None => None,
+        Some(Part::Process(_) | Part::Connect(_)) | None => None,
     }
 }

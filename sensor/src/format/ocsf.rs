@@ -338,13 +338,10 @@ fn credentials_of(row: Option<&v1::Process>) -> Option<&v1::Credentials> {
 /// The container of the acting process, as the event tells or completes it.
 fn container<'a>(complete: &Complete<'a>) -> Option<&'a v1::Container> {
     let row = complete.actor();
-    match &complete.event.body {
-        Some(Body::Patch(v1::Patch {
-            part: Some(Part::Container(container)),
-            ..
-        })) if complete.event.process.is_some() => Some(container),
-        _ => row.and_then(|row| row.container.as_ref()),
-    }
+    mapping::patched_process(complete.event)
+        .filter(|_| complete.event.process.is_some())
+        .and_then(|process| process.container.as_ref())
+        .or_else(|| row.and_then(|row| row.container.as_ref()))
 }
 
 fn device(w: &mut Writer<'_>, complete: &Complete<'_>) {
@@ -422,8 +419,8 @@ fn actor(w: &mut Writer<'_>, complete: &Complete<'_>, class: Class) {
             }
         });
         let of_row = row.and_then(|row| row.credentials.as_ref());
-        let effective = event.credentials.as_ref().or(of_row);
-        let effective = effective.and_then(|credentials| credentials.effective_user.as_ref());
+        let effective = mapping::credentials(event, row)
+            .and_then(|credentials| credentials.effective_user.as_ref());
         if let Some(effective) = effective {
             w.object("user", |w| {
                 user(w, effective);
@@ -652,7 +649,7 @@ fn details(w: &mut Writer<'_>, complete: &Complete<'_>, body: &Body, class: Clas
                     w.object("driver", |w| w.object("file", |w| file(w, info, None)));
                 }
             }
-            Some(Part::Container(_)) | None => {}
+            Some(Part::Process(_)) | None => {}
         },
         Body::Exec(_) | Body::Exit(_) | Body::Fork(_) | Body::Aggregate(_) => {}
     }

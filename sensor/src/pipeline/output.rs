@@ -83,11 +83,11 @@ impl Output {
         parent: Option<&v1::Process>,
         ancestors: impl FnOnce(&ProcessImage) -> (Vec<Arc<ProcessImage>>, bool),
     ) {
+        // A patch names its process; whoever reads it has the row from the event that it completes. People may not.
+        let row = actor.filter(|_| event.event_type() != v1::EventType::Patch);
         match &mut self.form {
             Form::Json => {
-                // A patch names its process; whoever reads it has the row from the event that it completes.
-                let actor = actor.filter(|_| event.event_type() != v1::EventType::Patch);
-                let rendered = actor.map(|image| {
+                let rendered = row.map(|image| {
                     image.rendered(|process| {
                         let (lineage, cut) = ancestors(image);
                         let rows: Vec<&v1::Process> = lineage
@@ -113,7 +113,7 @@ impl Output {
                 self.batch.lines.push(b'\n');
             }
             Form::Ecs | Form::Ocsf => {
-                let (lineage, cut) = actor.map_or((Vec::new(), false), ancestors);
+                let (lineage, cut) = row.map_or((Vec::new(), false), ancestors);
                 let rows: Vec<&v1::Process> = lineage
                     .iter()
                     .skip(1)
@@ -121,7 +121,7 @@ impl Output {
                     .collect();
                 let complete = Complete {
                     event,
-                    process: actor.map(|image| &image.process),
+                    process: row.map(|image| &image.process),
                     parent,
                     ancestors: &rows,
                     ancestors_truncated: cut,

@@ -29,7 +29,6 @@ fn pipeline(folder: &Path, users: Users) -> Pipeline {
         budget_bytes: 1 << 20,
         grace: Duration::from_secs(30),
     };
-    let origin = Origin::new(&v1::Agent::default(), &v1::Host::default());
     Pipeline::new(Parts {
         layout: KernelLayout::EMPTY,
         clock: Arc::new(Clock::fixed(0, 10_000_000)),
@@ -45,7 +44,8 @@ fn pipeline(folder: &Path, users: Users) -> Pipeline {
         output: Output::new(
             OutputFormat::Json,
             false,
-            origin,
+            v1::Agent::default(),
+            v1::Host::default(),
             sink(&folder.join("events.json")),
         ),
         reorder: (Duration::ZERO, 100),

@@ -647,10 +647,11 @@ fn module(load: &ModuleLoad) -> What<'_> {
 }
 
 fn patched(patch: &Patch) -> What<'_> {
-    let of = match patch.of_type() {
+    let of = if patch.of.is_none() {
         // Seen at start: no event began it.
-        EventType::Unspecified => "process",
-        of => of.short_name(),
+        "process"
+    } else {
+        patch.of_type().short_name()
     };
     let mut cells = vec![Cell::new(Style::Dim, format!("of {of}"))];
     let mut file = None;

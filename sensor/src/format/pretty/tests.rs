@@ -202,6 +202,7 @@ fn one_line_an_event() {
     );
     check(
         Body::Patch(Patch {
+            of: Some(EventId::default()),
             of_type: EventType::FileCreate.into(),
             part: Some(Part::ClosedFile(file("/tmp/x", HashVerdict::Racy).unwrap())),
             ..Patch::default()

@@ -205,7 +205,6 @@ fn one_line_an_event() {
             of: Some(EventId::default()),
             of_type: EventType::FileCreate.into(),
             part: Some(Part::ClosedFile(file("/tmp/x", HashVerdict::Racy).unwrap())),
-            ..Patch::default()
         }),
         &make,
         "of file_create /tmp/x 1.5 KiB",

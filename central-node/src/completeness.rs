@@ -1,0 +1,526 @@
+//! Completeness: of a stream and a span of time, whether every event is here, and if not, what is missing and why.
+//!
+//! The proof is in what packets carry: consecutive sequence numbers, the digest chain, the account of losses since the run began,
+//! tombstones of packets that were given up, blind intervals. A packet speaks for the time from the one before it up to its own
+//! last event (a heartbeat: up to the time it names). Between two packets of one run, the difference of their accounts is what was
+//! lost meanwhile, whether or not packets between them are missing.
+//!
+//! Never complete across a blind interval or a gap that nothing explains, before the first packet, or after the last. When times
+//! are in doubt, they are taken wider: what waits in the agent may be older than what left it.
+//!
+//! Pure: fed with [`Summary`] in the order of sequences.
+
+use std::collections::BTreeMap;
+
+use sensor_proto::v1;
+
+use crate::account::{Origin, Summary};
+
+/// Findings kept of one stream; beyond that they are counted. Each is told as it is, none is merged.
+const FINDINGS_MAX: usize = 10_000;
+
+/// A span of wall-clock time: both ends in it, ns since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Beginning.
+    pub from_ns: i64,
+    /// End.
+    pub to_ns: i64,
+}
+
+impl Span {
+    /// All time.
+    pub const ALL: Self = Self {
+        from_ns: i64::MIN,
+        to_ns: i64::MAX,
+    };
+
+    fn meets(self, from_ns: i64, to_ns: i64) -> bool {
+        from_ns <= self.to_ns && to_ns >= self.from_ns
+    }
+}
+
+/// What keeps a stream from being complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// So many were lost on the host.
+    Lost {
+        /// Event type or record kind.
+        name: String,
+        /// Where.
+        origin: Origin,
+        /// Why.
+        cause: String,
+        /// How many.
+        count: u64,
+    },
+    /// The agent gave packets up before they were delivered.
+    Evicted {
+        /// First of them.
+        first: i64,
+        /// Last of them.
+        last: i64,
+        /// Why.
+        cause: v1::TombstoneCause,
+        /// Events in them; none where the agent could not tell.
+        count: Option<u64>,
+    },
+    /// This node refused packets for good.
+    Rejected {
+        /// First of them.
+        first: i64,
+        /// Last of them.
+        last: i64,
+    },
+    /// Packets are not here and nothing says why: on their way, or lost.
+    Missing {
+        /// First of them.
+        first: i64,
+        /// Last of them.
+        last: i64,
+    },
+    /// Nobody watched.
+    Blind {
+        /// The sensor was stopped in order.
+        after_clean_stop: bool,
+    },
+    /// A packet does not follow from the one before it, or its account went back: the stream contradicts itself.
+    Contradiction {
+        /// Sequence of the packet.
+        sequence: i64,
+    },
+    /// Packets of the same identity with other content: two machines write as one.
+    Conflict {
+        /// Sequence of the packets.
+        sequence: i64,
+    },
+    /// Before the first packet, between epochs, or forgotten.
+    Unknown,
+    /// After the last packet.
+    NotYet,
+}
+
+/// One finding, with the time that it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub what: What,
+    /// From then: ns since 1970.
+    pub from_ns: i64,
+    /// Up to then.
+    pub to_ns: i64,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The span of time.
+    pub span: Span,
+    /// One event type, by name; all where absent.
+    pub event_type: Option<v1::EventType>,
+}
+
+/// The answer for one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Report {
+    /// What is not as it should be; empty: complete.
+    pub findings: Vec<Finding>,
+    /// Findings beyond those listed.
+    pub more: u64,
+    /// From here on the stream is accounted for, but for what the findings tell: ns since 1970. Absent: no packet.
+    pub accounted_from_ns: Option<i64>,
+    /// Up to here: ns since 1970. Absent: no packet.
+    pub accounted_to_ns: Option<i64>,
+    /// Events in the packets that were looked at.
+    pub events: u64,
+    /// Calls that the kernel skipped at most, in the packets that were looked at: beside the account, since a skipped call may have been no event.
+    pub unseen_at_most: u64,
+}
+
+impl Report {
+    /// Whether every event of the span is here.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.findings.is_empty() && self.more == 0
+    }
+
+    /// Events that were lost on the host and are known by number.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let lost = self.findings.iter().map(|finding| match &finding.what {
+            What::Lost { count, .. } => *count,
+            What::Evicted { count, .. } => count.unwrap_or_default(),
+            What::Rejected { .. }
+            | What::Missing { .. }
+            | What::Blind { .. }
+            | What::Contradiction { .. }
+            | What::Conflict { .. }
+            | What::Unknown
+            | What::NotYet => 0,
+        });
+        lost.fold(0, u64::saturating_add)
+    }
+}
+
+/// Puts the reports of a stream's epochs together: what none of them accounts for is unknown, and after the last not there yet.
+#[must_use]
+pub fn join(question: &Question, epochs: Vec<Report>) -> Report {
+    let mut all = Report::default();
+    let mut accounted = Vec::new();
+    for report in epochs {
+        accounted.extend(report.accounted_from_ns.zip(report.accounted_to_ns));
+        all.findings.extend(report.findings);
+        all.more = all.more.saturating_add(report.more);
+        all.events = all.events.saturating_add(report.events);
+        all.unseen_at_most = all.unseen_at_most.saturating_add(report.unseen_at_most);
+    }
+    accounted.sort_unstable();
+    all.accounted_from_ns = accounted.first().map(|(from_ns, _)| *from_ns);
+    all.accounted_to_ns = accounted.iter().map(|(_, to_ns)| *to_ns).max();
+    let mut find = |what, from_ns: i64, to_ns: i64| {
+        if from_ns <= to_ns && question.span.meets(from_ns, to_ns) {
+            all.findings.push(Finding {
+                what,
+                from_ns,
+                to_ns,
+            });
+        }
+    };
+    let mut reached: Option<i64> = None;
+    for (from_ns, to_ns) in accounted {
+        let after = reached.map_or(i64::MIN, |reached| reached.saturating_add(1));
+        find(What::Unknown, after, from_ns.saturating_sub(1));
+        reached = Some(reached.map_or(to_ns, |reached| reached.max(to_ns)));
+    }
+    match reached {
+        None => find(What::Unknown, i64::MIN, i64::MAX),
+        Some(reached) => find(What::NotYet, reached.saturating_add(1), i64::MAX),
+    }
+    all.findings
+        .sort_by_key(|finding| (finding.from_ns, finding.to_ns));
+    all
+}
+
+/// Judges one stream of one epoch.
+#[derive(Debug)]
+pub struct Judge {
+    question: Question,
+    report: Report,
+    /// Sequences up to here were given up by this node's retention: nothing is known of them, and nothing is missing.
+    floor: i64,
+    /// Explanations that came in later packets, by sequence: tombstones tell of packets before them.
+    tombstones: Vec<v1::Tombstone>,
+    rejected: Vec<i64>,
+    gaps: Vec<Gap>,
+    last: Option<Summary>,
+    epoch: [u8; 16],
+    stream: i32,
+    forgotten: bool,
+}
+
+/// Packets that are not here.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    first: i64,
+    last: i64,
+    from_ns: i64,
+    to_ns: i64,
+}
+
+/// Where a stream stands in the store.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// Epoch.
+    pub epoch: [u8; 16],
+    /// Number of the stream.
+    pub stream: i32,
+    /// Sequences up to here were given up by retention, or lie before what is looked at.
+    pub floor: i64,
+    /// Retention has forgotten what was up to the floor: nothing is known of that time.
+    pub forgotten: bool,
+    /// Sequences of packets that were refused for good, ascending.
+    pub rejected: Vec<i64>,
+}
+
+impl Judge {
+    /// Begins with a stream.
+    #[must_use]
+    pub fn new(question: Question, frame: Frame) -> Self {
+        Self {
+            question,
+            report: Report::default(),
+            floor: frame.floor,
+            tombstones: Vec::new(),
+            rejected: frame.rejected,
+            gaps: Vec::new(),
+            last: None,
+            epoch: frame.epoch,
+            stream: frame.stream,
+            forgotten: frame.forgotten,
+        }
+    }
+
+    /// Takes the next packet that is stored; in ascending order of sequences.
+    pub fn packet(&mut self, packet: Summary) {
+        let end_ns = packet.wall_ns(packet.at_boot_ns.max(packet.last_boot_ns));
+        let begin_ns = self
+            .last
+            .as_ref()
+            .map_or(packet.run_began_ns.min(end_ns), early_ns);
+        let expected = self.last.as_ref().map_or_else(
+            || self.floor.saturating_add(1),
+            |last| last.sequence.saturating_add(1),
+        );
+        if packet.sequence > expected {
+            // Without a packet before, the gap begins where the epoch does, which is not known.
+            let from_ns = if self.last.is_some() || self.floor > 0 {
+                begin_ns
+            } else {
+                i64::MIN
+            };
+            self.gap(Gap {
+                first: expected,
+                last: packet.sequence.saturating_sub(1),
+                from_ns,
+                to_ns: end_ns,
+            });
+        }
+        let same_run = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.run == packet.run);
+        if self.last.is_none() {
+            // The packet that comes first tells of the time since it, when it follows others; else of its run.
+            let from_ns = if self.forgotten {
+                end_ns
+            } else if self.floor > 0 {
+                early_ns(&packet)
+            } else {
+                let first = packet.wall_ns(packet.first_boot_ns);
+                packet.run_began_ns.min(first).min(end_ns)
+            };
+            self.report.accounted_from_ns = Some(from_ns);
+        }
+        if let Some(blind) = &packet.account.blind {
+            let from_ns = match (blind.from_time_ns, &self.last) {
+                // What was seen last may have been waiting in the agent when it was killed.
+                (Some(from_ns), Some(last)) if !blind.after_clean_stop => {
+                    from_ns.min(early_ns(last))
+                }
+                (Some(from_ns), _) => from_ns,
+                (None, Some(last)) => early_ns(last),
+                // Before the account begins: told by `join`, which knows the epoch before.
+                (None, None) => blind.to_time_ns,
+            };
+            let to_ns = blind.to_time_ns.max(from_ns);
+            let after_clean_stop = blind.after_clean_stop;
+            self.find(What::Blind { after_clean_stop }, from_ns, to_ns);
+        }
+        self.losses(&packet, same_run, begin_ns, end_ns);
+        if packet.chain_broken
+            || self
+                .last
+                .as_ref()
+                .is_some_and(|last| last.run == packet.run && last.at_boot_ns > packet.at_boot_ns)
+        {
+            let sequence = packet.sequence;
+            self.find(What::Contradiction { sequence }, begin_ns, end_ns);
+        }
+        if packet.conflict {
+            let sequence = packet.sequence;
+            self.find(What::Conflict { sequence }, begin_ns, end_ns);
+        }
+        self.tombstones.extend(
+            packet
+                .account
+                .tombstones
+                .iter()
+                .filter(|stone| stone.epoch == self.epoch && stone.stream == self.stream)
+                .cloned(),
+        );
+        if self.question.span.meets(begin_ns, end_ns) {
+            let counts = packet.counts.iter().map(|(_, count)| *count);
+            self.report.events = counts.fold(self.report.events, u64::saturating_add);
+            let before = match &self.last {
+                Some(last) if same_run => last.account.unseen_at_most,
+                Some(_) | None => 0,
+            };
+            let unseen = packet.account.unseen_at_most.saturating_sub(before);
+            self.report.unseen_at_most = self.report.unseen_at_most.saturating_add(unseen);
+        }
+        self.last = Some(packet);
+    }
+
+    /// Losses since the packet before, or since the run began.
+    fn losses(&mut self, packet: &Summary, same_run: bool, begin_ns: i64, end_ns: i64) {
+        let before = match &self.last {
+            Some(last) if same_run => last.account.counters(),
+            Some(_) | None => BTreeMap::new(),
+        };
+        // The packets of the run before those that are looked at told of the rest.
+        let counts_from_run = same_run || self.last.is_some() || self.floor == 0;
+        let mut backwards = false;
+        let now = packet.account.counters();
+        for ((name, origin, cause), count) in &now {
+            let had = before
+                .get(&(name.clone(), *origin, cause.clone()))
+                .copied()
+                .unwrap_or_default();
+            let Some(lost) = count.checked_sub(had) else {
+                backwards = true;
+                continue;
+            };
+            if lost > 0 && counts_from_run && self.concerns(name) {
+                let what = What::Lost {
+                    name: name.clone(),
+                    origin: Origin::try_from(*origin).unwrap_or(Origin::Unspecified),
+                    cause: cause.clone(),
+                    count: lost,
+                };
+                let from_ns = if same_run {
+                    begin_ns
+                } else {
+                    packet.run_began_ns.min(end_ns)
+                };
+                self.find(what, from_ns, end_ns);
+            }
+        }
+        backwards |= before.keys().any(|key| !now.contains_key(key));
+        if backwards {
+            let sequence = packet.sequence;
+            self.find(What::Contradiction { sequence }, begin_ns, end_ns);
+        }
+    }
+
+    /// Whether a row of the account says something about what is asked. Rows that are no event types (a script that an exec
+    /// began with, a close that completes a creation) may concern any.
+    fn concerns(&self, name: &str) -> bool {
+        let Some(asked) = self.question.event_type else {
+            return true;
+        };
+        v1::EventType::from_short_name(name).is_none_or(|named| named == asked)
+    }
+
+    fn gap(&mut self, gap: Gap) {
+        if self.question.span.meets(gap.from_ns, gap.to_ns) {
+            if self.gaps.len() < FINDINGS_MAX {
+                self.gaps.push(gap);
+            } else {
+                self.report.more = self.report.more.saturating_add(1);
+            }
+        }
+    }
+
+    fn find(&mut self, what: What, from_ns: i64, to_ns: i64) {
+        if !self.question.span.meets(from_ns, to_ns) {
+            return;
+        }
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(Finding {
+                what,
+                from_ns,
+                to_ns,
+            });
+        } else {
+            self.report.more = self.report.more.saturating_add(1);
+        }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        for gap in std::mem::take(&mut self.gaps) {
+            self.explain(gap);
+        }
+        if let Some(last) = &self.last {
+            self.report.accounted_to_ns = Some(if last.account.waiting > 0 {
+                early_ns(last)
+            } else {
+                last.wall_ns(last.last_boot_ns)
+            });
+        }
+        self.report
+            .findings
+            .sort_by_key(|finding| (finding.from_ns, finding.to_ns));
+        self.report
+    }
+
+    /// Tells a gap apart: given up, refused, or missing.
+    fn explain(&mut self, gap: Gap) {
+        let mut rest = vec![(gap.first, gap.last)];
+        let mut stones = std::mem::take(&mut self.tombstones);
+        stones.sort_by_key(|stone| stone.first_sequence);
+        for stone in &stones {
+            let bounds = (
+                i64::try_from(stone.first_sequence).unwrap_or(i64::MAX),
+                i64::try_from(stone.last_sequence).unwrap_or(i64::MAX),
+            );
+            let taken = take(&mut rest, bounds);
+            let whole = taken.as_slice() == [bounds];
+            for (first, last) in taken {
+                // What it counts is of all its packets: of a part, the number is not known.
+                let count = (whole && !stone.counts.is_empty()).then(|| self.counted(stone));
+                if count == Some(0) {
+                    continue;
+                }
+                let cause = stone.cause();
+                let what = What::Evicted {
+                    first,
+                    last,
+                    cause,
+                    count,
+                };
+                self.find(what, gap.from_ns, gap.to_ns);
+            }
+        }
+        self.tombstones = stones;
+        let rejected = std::mem::take(&mut self.rejected);
+        let within = |sequence: &&i64| (gap.first..=gap.last).contains(*sequence);
+        for sequence in rejected.iter().filter(within) {
+            for (first, last) in take(&mut rest, (*sequence, *sequence)) {
+                self.find(What::Rejected { first, last }, gap.from_ns, gap.to_ns);
+            }
+        }
+        self.rejected = rejected;
+        for (first, last) in rest {
+            self.find(What::Missing { first, last }, gap.from_ns, gap.to_ns);
+        }
+    }
+
+    /// Events that a tombstone counts of what is asked.
+    fn counted(&self, stone: &v1::Tombstone) -> u64 {
+        let asked = |count: &&v1::TypeCount| {
+            self.question
+                .event_type
+                .is_none_or(|asked| count.r#type == i32::from(asked))
+        };
+        let counts = stone.counts.iter().filter(asked).map(|count| count.count);
+        counts.fold(0, u64::saturating_add)
+    }
+}
+
+/// From here on, events may be in later packets than this one: what waits in the agent may be older than what has left it.
+fn early_ns(packet: &Summary) -> i64 {
+    packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns))
+}
+
+/// Takes what lies within the bounds out of ranges, and returns it.
+fn take(ranges: &mut Vec<(i64, i64)>, bounds: (i64, i64)) -> Vec<(i64, i64)> {
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    for (first, last) in ranges.drain(..) {
+        let (from, to) = (first.max(bounds.0), last.min(bounds.1));
+        if from > to {
+            left.push((first, last));
+            continue;
+        }
+        taken.push((from, to));
+        if first < from {
+            left.push((first, from.saturating_sub(1)));
+        }
+        if to < last {
+            left.push((to.saturating_add(1), last));
+        }
+    }
+    *ranges = left;
+    taken
+}

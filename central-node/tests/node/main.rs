@@ -1,0 +1,11 @@
+//! The node as agents meet it: over the loopback, with real certificates.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::tests_outside_test_module,
+    reason = "all of it is tests"
+)]
+
+mod agent;
+mod delivery;

@@ -15,7 +15,9 @@ use sensor_proto::v1::EventType;
 
 use crate::ledger::SinkAccount;
 
+pub mod central_node;
 pub mod connect;
+pub mod delivery;
 pub mod file;
 pub mod stdout;
 

@@ -51,6 +51,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell how the running sensor stands: rates, account, spool, sinks.
+    Status {
+        /// As JSON instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// The sensor of this scope instead of the whole host's.
+        #[arg(long, value_name = "PATH")]
+        scope_cgroup: Option<PathBuf>,
+    },
+    /// Have the running sensor read its filter rules again, all or nothing.
+    Reload {
+        /// The sensor of this scope instead of the whole host's.
+        #[arg(long, value_name = "PATH")]
+        scope_cgroup: Option<PathBuf>,
+    },
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -189,9 +204,13 @@ impl Args {
                 format: replay.format,
                 ..Overrides::default()
             },
-            Some(Command::Doctor { .. } | Command::Config(_) | Command::Filter(_)) => {
-                Overrides::default()
-            }
+            Some(
+                Command::Doctor { .. }
+                | Command::Status { .. }
+                | Command::Reload { .. }
+                | Command::Config(_)
+                | Command::Filter(_),
+            ) => Overrides::default(),
         }
     }
 }
@@ -274,7 +293,7 @@ mod tests {
             ("sensor --backend magic", "syscall-exit"),
             ("sensor --stats doctor", "after the subcommand"),
             ("sensor record", "FILE"),
-            ("sensor status", "unrecognized subcommand"),
+            ("sensor nonsense", "unrecognized subcommand"),
             ("sensor --format xml", "ocsf"),
         ] {
             let error = parse(words(line)).expect_err(line);

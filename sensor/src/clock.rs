@@ -171,6 +171,15 @@ fn boot() -> Result<i64, ClockError> {
     read(ClockId::CLOCK_BOOTTIME, "CLOCK_BOOTTIME")
 }
 
+/// Offset of the host's time zone from UTC at this instant (ns since 1970), in seconds, east positive. The zone is that of
+/// /etc/localtime; `None`: it cannot be read, or the instant is out of range.
+#[must_use]
+pub fn utc_offset_seconds(wall_ns: i64) -> Option<i32> {
+    let instant = jiff::Timestamp::from_nanosecond(i128::from(wall_ns)).ok()?;
+    let zone = jiff::tz::TimeZone::try_system().ok()?;
+    Some(zone.to_offset(instant).seconds())
+}
+
 fn wall() -> Result<i64, ClockError> {
     read(ClockId::CLOCK_REALTIME, "CLOCK_REALTIME")
 }

@@ -11,8 +11,10 @@ pub mod doctor;
 pub mod filter;
 pub mod log;
 pub mod record;
+pub mod reload;
 pub mod replay;
 pub mod run;
+pub mod status;
 
 /// Standard output and standard error of a command.
 pub struct Streams<'a> {

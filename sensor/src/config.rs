@@ -1,7 +1,7 @@
 //! The configuration: read from files, checked as a whole, and from then on a plain value that each part gets its piece of.
 //! Refuses to know what is on the host: whether a cgroup exists or a kernel can do something is found out by those who use it.
 //!
-//! Defaults < sensor.toml < files of conf.d by name < flags. Lists and values of a later source replace those of an earlier
+//! Defaults < sensor.toml < files of conf.d by name < filter settings of the central node < flags. Lists and values of a later source replace those of an earlier
 //! one, except `filter.rule`, whose rules follow one another.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,10 +28,12 @@ pub use rule::{FilterRule, RuleAction};
 pub use sink::{CentralNodeConfig, HostPort, ProxyConfig, ReceiverConfig, SinkConfig, TlsConfig};
 pub use unit::{EventName, Size, Span};
 
-use crate::config::file::FilterTable;
+use crate::config::file::{FilterTable, SettingsFile};
 use crate::config::parse::Parsed;
 use crate::config::rule::RulesFile;
 
+/// File in the state directory with the filter settings of the central node.
+pub const SETTINGS_FILE: &str = "filter-settings.toml";
 /// Where the configuration lies unless the command line says otherwise.
 pub const DIRECTORY: &str = "/etc/sensor";
 /// No sensible configuration is longer; whatever else the path names must not fill memory.
@@ -66,6 +68,8 @@ pub struct Config {
     pub user_varlink: bool,
     /// Where events go.
     pub output: OutputConfig,
+    /// Where things are kept that survive a restart; absolute.
+    pub state_directory: PathBuf,
     /// Receivers of packets, by name.
     pub sinks: BTreeMap<String, SinkConfig>,
     /// Filter rules, in order; not compiled yet.
@@ -167,6 +171,27 @@ pub struct Overrides {
     pub format: Option<OutputFormat>,
 }
 
+/// Filter settings that the central node gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterSettings {
+    /// Version that the node gave them; higher is newer.
+    pub version: u64,
+    /// A TOML document of `[[filter.rule]]` tables.
+    pub document: String,
+}
+
+/// Which filter settings of the central node count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SettingsSource {
+    /// Those of the state directory, if there are any.
+    #[default]
+    Stored,
+    /// These, to see whether they would do.
+    Candidate(FilterSettings),
+    /// None.
+    None,
+}
+
 /// Where to look for the configuration.
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -174,6 +199,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// Else `sensor.toml` and `conf.d/*.toml` in this directory, as far as they exist.
     pub directory: PathBuf,
+    /// Filter settings of the central node.
+    pub settings: SettingsSource,
     /// What the command line overrides.
     pub overrides: Overrides,
 }
@@ -184,6 +211,7 @@ impl Sources {
         Self {
             file,
             directory: PathBuf::from(DIRECTORY),
+            settings: SettingsSource::default(),
             overrides,
         }
     }
@@ -484,14 +512,28 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
         let Some(parsed) = read::<ConfigFile>(&path, &mut errors) else {
             continue;
         };
-        let rules = rules_in(&parsed.table);
-        for index in 0..rules {
-            places
-                .rules
-                .push((places.files.len(), format!("{RULES_KEY}[{index}]")));
+        adopt(path, parsed, &mut places, &mut merged);
+    }
+    let settings = match &sources.settings {
+        SettingsSource::None => None,
+        SettingsSource::Candidate(candidate) => {
+            // Not a file yet; errors name it so.
+            let name = format!("filter settings {} of the central node", candidate.version);
+            parsed::<SettingsFile>(Path::new(&name), candidate.document.clone(), &mut errors)
+                .map(|parsed| (PathBuf::from(name), parsed))
         }
-        places.files.push((path, parsed.positions));
-        merge(&mut merged, parsed.table, &mut String::new());
+        SettingsSource::Stored => {
+            let directory = state_directory(&merged);
+            let path = directory.join(SETTINGS_FILE);
+            // An absent file is the usual case, and a sensor without privilege may not look.
+            path.is_file()
+                .then(|| read::<SettingsFile>(&path, &mut errors))
+                .flatten()
+                .map(|parsed| (path, parsed))
+        }
+    };
+    if let Some((path, parsed)) = settings {
+        adopt(path, parsed, &mut places, &mut merged);
     }
     let mut file = ConfigFile::deserialize(merged).unwrap_or_default();
     sources.overrides.apply(&mut file, &mut places);
@@ -552,6 +594,24 @@ pub fn load_rules(path: &Path) -> Result<LoadedRules, ConfigErrors> {
     }
 }
 
+/// Adds what one file says.
+fn adopt(path: PathBuf, parsed: Parsed, places: &mut Places, merged: &mut toml::Table) {
+    for index in 0..rules_in(&parsed.table) {
+        places
+            .rules
+            .push((places.files.len(), format!("{RULES_KEY}[{index}]")));
+    }
+    places.files.push((path, parsed.positions));
+    merge(merged, parsed.table, &mut String::new());
+}
+
+/// `state.directory` before everything else is known.
+fn state_directory(merged: &toml::Table) -> PathBuf {
+    let typed = merged.get("state").and_then(|state| state.get("directory"));
+    let typed = typed.and_then(toml::Value::as_str);
+    PathBuf::from(typed.unwrap_or(file::STATE_DIRECTORY))
+}
+
 fn paths(sources: &Sources, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
     if let Some(file) = &sources.file {
         return vec![file.clone()];
@@ -597,18 +657,32 @@ fn read<T: serde::de::DeserializeOwned + schemars::JsonSchema>(
     path: &Path,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Parsed> {
-    let whole = |problem| ConfigError {
-        place: Place::File(path.to_owned(), None),
-        key: String::new(),
-        problem,
-    };
-    let text = match text(path) {
-        Ok(text) => text,
+    match text(path) {
+        Ok(text) => parsed::<T>(path, text, errors),
         Err(problem) => {
-            errors.push(whole(problem));
-            return None;
+            errors.push(ConfigError {
+                place: Place::File(path.to_owned(), None),
+                key: String::new(),
+                problem,
+            });
+            None
         }
-    };
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned + schemars::JsonSchema>(
+    path: &Path,
+    text: String,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Parsed> {
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE_BYTES) {
+        errors.push(ConfigError {
+            place: Place::File(path.to_owned(), None),
+            key: String::new(),
+            problem: ConfigProblem::FileTooLong,
+        });
+        return None;
+    }
     let mut parsed = parse::parse::<T>(&text);
     errors.extend(
         parsed
@@ -852,6 +926,9 @@ impl TryFrom<ConfigFile> for Config {
                     Size::kib(64)..=Size::mib(1024),
                 ),
             },
+            state_directory: checks
+                .absolute("state.directory", Some(file.state.directory))
+                .unwrap_or_default(),
             sinks,
             rules,
         };

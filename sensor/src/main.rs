@@ -43,6 +43,12 @@ fn dispatch(args: &Args) -> ExitStatus {
         Some(Command::Record(record)) => command::record::run(record, &sources, &mut streams),
         Some(Command::Replay(replay)) => command::replay::run(replay, &sources, &mut streams),
         Some(Command::Doctor { json }) => command::doctor::run(*json, &sources, &mut streams),
+        Some(Command::Status { json, scope_cgroup }) => {
+            command::status::run(*json, scope_cgroup.as_deref(), &mut streams)
+        }
+        Some(Command::Reload { scope_cgroup }) => {
+            command::reload::run(scope_cgroup.as_deref(), &mut streams)
+        }
         Some(Command::Config(config)) => command::config::run(config, &sources, &mut streams),
         Some(Command::Filter(filter)) => {
             command::filter::run(filter, &sources, &mut io::stdin().lock(), &mut streams)

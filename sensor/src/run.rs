@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sensor_common::counter::KernelCounter;
 use sensor_common::record::{Lane, RecordKind};
 
 use crate::clock::{Clock, ClockError};
-use crate::config::Config;
+use crate::config::{Config, SettingsSource};
+use crate::control;
 use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
@@ -25,11 +26,15 @@ use crate::procfs::Proc;
 use crate::reader::{self, BatchReceiver, Reader, ReaderCounters, ReaderError, Source};
 use crate::recording::{Footer, Recorder, RecordingError};
 use crate::sink::SinkHandle;
+use crate::sink::synchronize::SettingsReport;
 
 mod build;
+mod desk;
 mod instance;
+mod settings;
 mod signal;
 
+use desk::Desk;
 use instance::Instance;
 pub use instance::InstanceError;
 use signal::{Bell, Signals, Wake};
@@ -60,10 +65,15 @@ pub struct Request<'a> {
     pub duration: Option<Duration>,
     /// Print the account while running, and at the end as JSON too.
     pub stats: bool,
+    /// Why the stored filter settings of the central node are left out; `None`: they are not, or there are none.
+    pub settings_fault: Option<String>,
 }
 
-/// Reads the rules anew.
-pub type Reload<'a> = &'a dyn Fn() -> Result<Filter, String>;
+/// Where locks and control sockets are.
+pub const RUNTIME_FOLDER: &str = instance::FOLDER;
+
+/// Reads the rules anew, with these settings of the central node.
+pub type Reload<'a> = &'a dyn Fn(SettingsSource) -> Result<Filter, String>;
 
 /// Why a run could not begin or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +212,35 @@ pub fn live(
         .name("pipeline".to_owned())
         .spawn(move || drive(pipeline, &receiver, &commands, Some(connecting)))
         .map_err(RunError::start("pipeline thread"))?;
+    let (asker, questions) = desk::queue(&bell);
+    let stored = settings::version(&config.state_directory);
+    let report = Arc::new(Mutex::new(match &request.settings_fault {
+        None => SettingsReport {
+            applied: stored,
+            refused: None,
+        },
+        Some(why) => SettingsReport {
+            applied: None,
+            refused: stored.map(|version| (version, why.clone())),
+        },
+    }));
+    let socket = control::socket_path(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())
+        .map_err(RunError::start("control socket"))?;
+    let socket = control::Server::start(&socket, asker.control())
+        .map_err(RunError::start("control socket"))?;
+    let desk = Desk {
+        config,
+        reload,
+        pipeline: &control,
+        kernel: &kernel.counters,
+        reader: &counters,
+        hooks: kernel.loaded.coverage().brief(),
+        clock: &clock,
+        began,
+        spool: None,
+        delivery: None,
+        settings: &report,
+    };
     let deadline = request.duration.map(|duration| began + duration);
     let mut next_statistics = request.stats.then(|| began + STATISTICS_EVERY);
     let fault = loop {
@@ -211,22 +250,17 @@ pub fn live(
             .map_err(RunError::start("signals"))?
         {
             Wake::Stop => break None,
-            Wake::Reload => match reload() {
-                Ok(filter) => {
-                    // The pipeline's thread is gone only when it is over anyway.
-                    if control.send(Control::Filter(filter)).is_ok() {
-                        tracing::info!("filter rules reloaded");
-                    }
+            Wake::Reload => {
+                if let Err(fault) = desk.reload(SettingsSource::Stored) {
+                    tracing::error!(%fault, "filter rules not reloaded, the old ones stay");
                 }
-                Err(fault) => {
-                    tracing::error!(%fault, "filter rules not reloaded, the old ones stay")
-                }
-            },
+            }
             Wake::Bell => {
                 let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(reason) = reason {
                     break Some(RunError::OutputClosed(reason));
                 }
+                desk.answer(&questions);
             }
             Wake::Statistics | Wake::Timeout => {
                 let now = Instant::now();
@@ -234,16 +268,15 @@ pub fn live(
                     break None;
                 }
                 next_statistics = request.stats.then(|| now + STATISTICS_EVERY);
-                let (sender, answer) = sync_channel(1);
-                if control.send(Control::Ledger(sender)).is_ok()
-                    && let Ok(mut ledger) = answer.recv_timeout(PATIENCE)
-                {
-                    account(&mut ledger, &kernel.counters, &counters);
+                if let Some(ledger) = desk.ledger() {
                     tell(&ledger);
                 }
             }
         }
     };
+    // Questions from here on find nobody.
+    drop(questions);
+    drop(socket);
     let unseen = kernel.loaded.unseen();
     // No hook fires from here on.
     drop(kernel.loaded);

@@ -20,6 +20,7 @@ pub mod connect;
 pub mod delivery;
 pub mod file;
 pub mod stdout;
+pub mod synchronize;
 
 /// Cause of loss: the queue was full, since the target was slow or failing.
 pub const OUTPUT_FULL: &str = "output_full";

@@ -18,7 +18,7 @@ mod tests {
         &["clock", "config", "exit", "ledger"],
         &["event", "format", "kernel", "procfs", "recording", "spool"],
         &[
-            "enrich", "filter", "loader", "probe", "reader", "selftest", "sink",
+            "control", "enrich", "filter", "loader", "probe", "reader", "selftest", "sink",
         ],
         &["pipeline", "run"],
         &["args", "command", "main"],
@@ -248,6 +248,8 @@ mod tests {
                 "mpsc::channel()",
                 "ToSocketAddrs",
                 "lookup_host",
+                "getaddrinfo",
+                "net::TcpStream::connect(\"",
                 "User::from_uid",
                 "User::from_name",
                 "Group::from_gid",

@@ -18,6 +18,7 @@ pub fn run(args: &RecordArgs, sources: &Sources, streams: &mut Streams<'_>) -> E
         config: &loaded.config,
         duration: capture.duration,
         stats: capture.stats,
+        settings_fault: None,
     };
     finish(run::record(&request, &args.file), capture.stats, streams)
 }

@@ -2,7 +2,7 @@
 
 use crate::args::CaptureArgs;
 use crate::command::Streams;
-use crate::config::{self, Sources};
+use crate::config::{self, SettingsSource, Sources};
 use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::ledger::Ledger;
@@ -10,17 +10,27 @@ use crate::run::{self, Request, RunError, Summary};
 
 /// Watches the host; prints the account at the end.
 pub fn run(args: &CaptureArgs, sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
+    let mut settings_fault = None;
     let (loaded, filter) = match load(sources) {
         Ok(both) => both,
-        Err(fault) => return streams.refuse(&fault),
+        // Settings that were good once may not be any more (other rules of the same id): the host's own rules count then.
+        Err(fault) => match load(&with(sources, SettingsSource::None)) {
+            Ok(both) => {
+                tracing::error!(%fault, "the central node's filter settings are left out");
+                settings_fault = Some(fault);
+                both
+            }
+            Err(_same) => return streams.refuse(&fault),
+        },
     };
     let request = Request {
         config: &loaded.config,
         duration: args.duration,
         stats: args.stats,
+        settings_fault,
     };
-    let reload = || {
-        let (anew, filter) = load(sources)?;
+    let reload = |settings| {
+        let (anew, filter) = load(&with(sources, settings))?;
         let keys = anew.differing_keys(&loaded);
         if !keys.is_empty() {
             tracing::warn!(
@@ -34,6 +44,13 @@ pub fn run(args: &CaptureArgs, sources: &Sources, streams: &mut Streams<'_>) -> 
         streams.complain(&ledger.to_string());
     });
     finish(ended, args.stats, streams)
+}
+
+fn with(sources: &Sources, settings: SettingsSource) -> Sources {
+    Sources {
+        settings,
+        ..sources.clone()
+    }
 }
 
 /// The configuration and its rules, or everything that is wrong with them.

@@ -39,6 +39,8 @@ pub struct ConfigFile {
     pub user: UserTable,
     /// Where events go.
     pub output: OutputTable,
+    /// Where things are kept that survive a restart.
+    pub state: StateTable,
     /// Receivers that packets are delivered to from the spool, each under a name of its own (`[sink.headquarters]`): small
     /// letters, digits, `-` and `_`, at most 32. Each has its own place in the spool; what one does not take does not hold
     /// up another. See [delivery.md](delivery.md).
@@ -466,6 +468,42 @@ impl Default for OutputTable {
     }
 }
 
+/// Where the file system hierarchy has variable state.
+pub const STATE_DIRECTORY: &str = "/var/lib/sensor";
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateTable {
+    /// Folder of the sensor's own, made with mode 0700 when something is to be kept: identity, spool, places of the sinks, filter
+    /// settings of the central node. One process at a time; a second sensor with sinks, under a scope, needs another.
+    pub directory: PathBuf,
+}
+
+impl Default for StateTable {
+    fn default() -> Self {
+        Self {
+            directory: STATE_DIRECTORY.into(),
+        }
+    }
+}
+
+/// Filter settings of the central node: rules and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SettingsFile {
+    /// The rules' table.
+    pub filter: SettingsTable,
+}
+
+/// `[filter]` of filter settings.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SettingsTable {
+    /// The rules, in order.
+    pub rule: Vec<FilterRule>,
+}
+
 /// `[filter]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -473,7 +511,7 @@ pub struct FilterTable {
     /// A file of `[[rule]]` tables, which follow the rules of the configuration itself. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules_file: Option<PathBuf>,
-    /// Filter rules, in order: those of sensor.toml, then those of the files in conf.d by name.
+    /// Filter rules, in order: those of sensor.toml, those of the files in conf.d by name, those of the central node's settings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<FilterRule>,
 }

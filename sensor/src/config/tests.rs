@@ -19,6 +19,7 @@ impl Host {
         load(&Sources {
             file: None,
             directory: self.0.path().to_owned(),
+            settings: SettingsSource::None,
             overrides,
         })
     }
@@ -365,4 +366,61 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
         &["sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node`"],
     );
+}
+
+#[test]
+fn settings_of_the_central_node_are_rules_behind_the_others() {
+    let rule = |id: &str| format!("[[filter.rule]]\nid = \"{id}\"\naction = \"exclude\"\n");
+    let state = tempfile::tempdir().unwrap();
+    let main = format!(
+        "[state]\ndirectory = \"{}\"\n{}",
+        state.path().display(),
+        rule("local")
+    );
+    let host = Host::new(&[
+        ("sensor.toml", main.as_str()),
+        ("conf.d/more.toml", &rule("more")),
+    ]);
+    let load = |settings| {
+        load(&Sources {
+            file: None,
+            directory: host.0.path().to_owned(),
+            settings,
+            overrides: Overrides::default(),
+        })
+    };
+    let ids = |settings| -> Vec<String> {
+        let rules = load(settings).unwrap().config.rules;
+        rules.into_iter().map(|rule| rule.id).collect()
+    };
+    let candidate = |document: String| {
+        SettingsSource::Candidate(FilterSettings {
+            version: 7,
+            document,
+        })
+    };
+    assert_eq!(ids(SettingsSource::Stored), ["local", "more"]);
+    std::fs::write(state.path().join(SETTINGS_FILE), rule("stored")).unwrap();
+    assert_eq!(ids(SettingsSource::Stored), ["local", "more", "stored"]);
+    assert_eq!(ids(candidate(rule("new"))), ["local", "more", "new"]);
+    assert_eq!(ids(SettingsSource::None), ["local", "more"]);
+    // Rules and nothing else, as a whole or not at all.
+    for (document, told) in [
+        (
+            "[output]\nkeep = 1\n".to_owned(),
+            "filter settings 7 of the central node:1:2: output: unknown key",
+        ),
+        (
+            "[filter]\nrules_file = \"/etc/shadow\"\n".to_owned(),
+            "filter.rules_file: unknown key",
+        ),
+        (
+            rule("a") + "[[filter.rule]]\nid = 3\n",
+            "node:4:1: filter.rule",
+        ),
+        ("x".repeat(1 << 21), "longer than"),
+    ] {
+        let error = load(candidate(document)).expect_err(told).to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }

@@ -366,6 +366,7 @@ fn the_documented_example_compiles() {
     let loaded = crate::config::load(&crate::config::Sources {
         file: None,
         directory: directory.path().to_owned(),
+        settings: crate::config::SettingsSource::None,
         overrides: crate::config::Overrides::default(),
     })
     .unwrap();

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use crate::config::CentralNodeConfig;
 use crate::sink::connect::{self, ConnectError, Names};
 use crate::sink::delivery::{Fault, LEAST_PACKET_BYTES, MAX_IN_FLIGHT, Outcome, Terms, printable};
+use crate::sink::synchronize::Line;
 use crate::spool::{Entry, Epoch, PACKET_MAX_BYTES, PacketId, Stream};
 
 /// A welcome, an acknowledgement or a refusal; longer answers are refused.
@@ -38,6 +39,7 @@ pub struct CentralNode {
     config: CentralNodeConfig,
     agent_id: [u8; 16],
     names: Names,
+    line: Line,
 }
 
 impl CentralNode {
@@ -48,7 +50,13 @@ impl CentralNode {
             config,
             agent_id,
             names: Names::default(),
+            line: Line::new(None),
         }
+    }
+
+    /// Tells of the connection while there is one.
+    pub(super) fn line(&self) -> tokio::sync::watch::Receiver<Option<Channel>> {
+        self.line.subscribe()
     }
 
     /// Connects and greets; `waiting` is what will be sent first.
@@ -65,7 +73,7 @@ impl CentralNode {
 
     async fn greet(&self, waiting: &VecDeque<Entry>) -> Result<(NodeSession, Terms), Fault> {
         let channel = channel(&self.config, &self.names).await?;
-        let mut client = CentralNodeClient::new(channel)
+        let mut client = CentralNodeClient::new(channel.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES)
             .max_encoding_message_size(MAX_REQUEST_BYTES);
         // The worker has no more than so many on the way, and the hello comes first: sending never waits.
@@ -104,10 +112,12 @@ impl CentralNode {
                 welcome.max_packet_bytes
             )));
         }
+        self.line.send_replace(Some(channel));
         let session = NodeSession {
             requests,
             answers,
             sent: HashMap::new(),
+            line: self.line.clone(),
         };
         Ok((session, terms))
     }
@@ -178,6 +188,13 @@ pub struct NodeSession {
     answers: Streaming<v1::DeliverResponse>,
     /// What was sent and not answered, by digest.
     sent: HashMap<[u8; 32], PacketId>,
+    line: Line,
+}
+
+impl Drop for NodeSession {
+    fn drop(&mut self) {
+        self.line.send_replace(None);
+    }
 }
 
 impl NodeSession {

@@ -9,7 +9,7 @@
 //! Memory: the window, once as packets that wait for their acknowledgement and once at most on their way into the connection,
 //! whatever the receiver does.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::config::{ReceiverConfig, SinkConfig};
 use crate::sink::central_node::{CentralNode, NodeSession};
+use crate::sink::synchronize::{Management, Synchronizer};
 use crate::spool::{Entry, Item, Now, PacketId, SharedSpool, SinkError};
 
 /// Threads for all sinks together: they wait for the network most of the time.
@@ -248,6 +249,12 @@ pub struct Health {
     pub gaps: u64,
     /// Last acknowledgement: wall clock, ns since 1970.
     pub last_ack_ns: Option<i64>,
+    /// Last synchronisation: wall clock, ns since 1970; central nodes only.
+    pub last_sync_ns: Option<i64>,
+    /// Synchronisations that failed.
+    pub sync_faults: u64,
+    /// Why the last of them did.
+    pub last_sync_fault: Option<String>,
     /// Packets on the way.
     pub in_flight_packets: usize,
     /// Bytes of them.
@@ -261,6 +268,10 @@ pub struct Shared(Arc<Mutex<Health>>);
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Health> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Health)) {
+        change(&mut self.lock());
     }
 
     /// As it stands.
@@ -291,13 +302,15 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Starts a worker for every sink; none and no thread without sinks.
+    /// Starts a worker for every sink; none and no thread without sinks. With `management`, central nodes are told of the
+    /// sensor's state, and the first of them by name gives settings.
     ///
     /// # Errors
     /// [`DeliveryError`].
     pub fn start(
         sinks: &BTreeMap<String, SinkConfig>,
         context: &Context,
+        management: Option<&Management>,
     ) -> Result<Option<Self>, DeliveryError> {
         if sinks.is_empty() {
             return Ok(None);
@@ -310,6 +323,7 @@ impl Delivery {
             .map_err(DeliveryError::Threads)?;
         let (stop, stopped) = watch::channel(None);
         let mut workers = Vec::new();
+        let mut decides = true;
         for (name, config) in sinks {
             context
                 .spool
@@ -329,16 +343,37 @@ impl Delivery {
                 last_rejection: None,
                 gaps: 0,
                 last_ack_ns: None,
+                last_sync_ns: None,
+                sync_faults: 0,
+                last_sync_fault: None,
                 in_flight_packets: 0,
                 in_flight_bytes: 0,
             })));
             let news = Arc::new(Notify::new());
             let bell = Arc::clone(&news);
             context.spool.on_news(move || bell.notify_one());
+            let receiver = Receiver::new(&config.receiver, context);
+            if let (
+                Receiver::CentralNode(node),
+                ReceiverConfig::CentralNode(config),
+                Some(management),
+            ) = (&receiver, &config.receiver, management)
+            {
+                let synchronizer = Synchronizer {
+                    config: config.clone(),
+                    context: context.clone(),
+                    management: management.clone(),
+                    decides: std::mem::take(&mut decides),
+                    health: health.clone(),
+                    line: node.line(),
+                    refused: HashSet::new(),
+                };
+                runtime.spawn(synchronizer.run(stopped.clone()));
+            }
             let worker = Worker {
                 name: name.clone(),
                 config: config.clone(),
-                receiver: Receiver::new(&config.receiver, context),
+                receiver,
                 context: context.clone(),
                 health: health.clone(),
                 news,
@@ -363,12 +398,6 @@ impl Delivery {
     pub fn health(&self) -> Vec<Health> {
         let health = self.workers.iter().map(|(shared, _)| shared.health());
         health.collect()
-    }
-
-    /// The runtime of the sinks, for what speaks with the same receivers.
-    #[must_use]
-    pub fn runtime(&self) -> &tokio::runtime::Handle {
-        self.runtime.handle()
     }
 
     /// What the workers share.

@@ -455,7 +455,9 @@ fn config(address: SocketAddr, tls: TlsConfig) -> SinkConfig {
 
 fn start(host: &Host, config: SinkConfig) -> Delivery {
     let sinks = BTreeMap::from([("node".to_owned(), config)]);
-    Delivery::start(&sinks, &host.context).unwrap().unwrap()
+    Delivery::start(&sinks, &host.context, None)
+        .unwrap()
+        .unwrap()
 }
 
 fn health(delivery: &Delivery) -> Health {

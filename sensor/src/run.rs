@@ -26,6 +26,7 @@ use crate::procfs::Proc;
 use crate::reader::{self, BatchReceiver, Reader, ReaderCounters, ReaderError, Source};
 use crate::recording::{Footer, Recorder, RecordingError};
 use crate::sink::SinkHandle;
+use crate::sink::delivery::{self, Context, Delivery};
 use crate::sink::synchronize::SettingsReport;
 
 mod build;
@@ -213,6 +214,7 @@ pub fn live(
         .spawn(move || drive(pipeline, &receiver, &commands, Some(connecting)))
         .map_err(RunError::start("pipeline thread"))?;
     let (asker, questions) = desk::queue(&bell);
+    let context = build::spool(config, &proc, &clock)?;
     let stored = settings::version(&config.state_directory);
     let report = Arc::new(Mutex::new(match &request.settings_fault {
         None => SettingsReport {
@@ -224,6 +226,19 @@ pub fn live(
             refused: stored.map(|version| (version, why.clone())),
         },
     }));
+    let delivery = match &context {
+        None => None,
+        Some(context) => {
+            let management = build::management(
+                (kernel.loaded.coverage(), kernel.self_test_passed),
+                &proc,
+                &report,
+                asker.apply(),
+            );
+            Delivery::start(&config.sinks, context, Some(&management))
+                .map_err(RunError::start("sinks"))?
+        }
+    };
     let socket = control::socket_path(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())
         .map_err(RunError::start("control socket"))?;
     let socket = control::Server::start(&socket, asker.control())
@@ -237,8 +252,8 @@ pub fn live(
         hooks: kernel.loaded.coverage().brief(),
         clock: &clock,
         began,
-        spool: None,
-        delivery: None,
+        context: context.as_ref(),
+        delivery: delivery.as_ref(),
         settings: &report,
     };
     let deadline = request.duration.map(|duration| began + duration);
@@ -289,6 +304,9 @@ pub fn live(
     skipped(&mut ledger, unseen);
     account(&mut ledger, &kernel.counters, &counters);
     let unwritten = close(&mut ledger, sink);
+    if let Some(context) = &context {
+        finish_delivery(&mut ledger, context, delivery);
+    }
     let fault = fault
         .or_else(|| closed_reason(&closed))
         .or_else(|| read.err().map(RunError::from))
@@ -638,6 +656,21 @@ fn received(ledger: &mut Ledger, reader: &ReaderCounters) {
         );
     }
     ledger.reader(Row::Unknown, reader.received(None), reader.queue_full(None));
+}
+
+/// Delivers what waits to those who take it now, and enters the accounts of the sinks; the rest stays in the spool.
+fn finish_delivery(ledger: &mut Ledger, context: &Context, delivery: Option<Delivery>) {
+    context.spool.sync(context.now());
+    if let Some(delivery) = delivery {
+        delivery.stop(PATIENCE);
+    }
+    let accounts = context.spool.with(|spool| spool.accounts());
+    for account in accounts.unwrap_or_default() {
+        ledger.sink(&account.name, delivery::ledger_account(&account));
+    }
+    if let Err(unsaved) = context.spool.close(context.now()) {
+        tracing::error!(%unsaved, "the spool is not closed in order");
+    }
 }
 
 /// Closes the sink and enters its account; returns how many events it could not finish.

@@ -20,17 +20,25 @@ use crate::enrich::process::{Describer, Limits, ProcessTable};
 use crate::enrich::user::Users;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
-use crate::loader::{self, ConnectingTable, Counters, Handles, LoadOptions, Loaded, Scope, Watch};
+use crate::loader::{
+    self, ConnectingTable, Counters, Coverage, Handles, LoadOptions, Loaded, Scope, Watch,
+};
 use crate::pipeline::{Backends, Output, Parts, Pipeline};
 use crate::probe::Backend;
-use crate::procfs::Proc;
+use crate::procfs::{self, Proc};
 use crate::reader::Source;
 use crate::recording::Header;
 use crate::selftest;
+use crate::sink::delivery::Context;
+use crate::sink::synchronize::{Apply, Management, SettingsReport};
 use crate::sink::{self, Notice, SinkHandle};
+use crate::spool::storage::Disk;
+use crate::spool::{HostIdentity, Now, SharedSpool, Spool, SpoolConfig};
 
 /// Socket of systemd's user database.
 const VARLINK: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
+/// Identity of the hardware, as its firmware tells.
+const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// Namespace of agent ids made from machine ids.
 const AGENT_NAMESPACE: Uuid = Uuid::from_u128(0x9f1b_5a3c_61c4_4c9e_8f5e_2d0c_7a11_93e2);
 
@@ -47,6 +55,8 @@ pub(super) struct Kernel {
     pub(super) connecting: ConnectingTable,
     /// The self-test's child, whose events are no news.
     pub(super) child_tgid: Option<u32>,
+    /// The self-test found what it should.
+    pub(super) self_test_passed: bool,
 }
 
 /// Loads and attaches the programs and compares what they say of a known child with `/proc`.
@@ -113,6 +123,9 @@ pub(super) fn kernel(
         counters,
         connecting,
         child_tgid: report.child_tgid,
+        self_test_passed: [&report.exec, &report.exit]
+            .iter()
+            .all(|verdict| matches!(verdict, selftest::Verdict::Passed { .. })),
     };
     let source = Source::Rings {
         rings: Box::new(rings),
@@ -159,6 +172,62 @@ pub(super) fn sink(
             sink::file::spawn(path, rotation, now, output.buffer_bytes, listener)
                 .map_err(|error| RunError::Output(error.into()))
         }
+    }
+}
+
+/// Opens the spool in the state directory, if there are sinks that read from it.
+pub(super) fn spool(
+    config: &Config,
+    proc: &Proc,
+    clock: &Arc<Clock>,
+) -> Result<Option<Context>, RunError> {
+    if config.sinks.is_empty() {
+        return Ok(None);
+    }
+    let disk = Disk::lock(&config.state_directory).map_err(RunError::start("state directory"))?;
+    let uuid = procfs::read_file(Path::new(PRODUCT_UUID), "product_uuid", 64).ok();
+    let host = HostIdentity {
+        boot_id: proc.boot_id().map_err(RunError::start("boot id"))?,
+        machine_id: host::machine_id(Path::new("/")),
+        hardware_uuid: uuid
+            .and_then(|text| Uuid::try_parse_ascii(text.trim_ascii()).ok())
+            .map(Uuid::into_bytes),
+    };
+    let windows = config.sinks.values().map(|sink| sink.window_bytes);
+    let limits = SpoolConfig {
+        read_ahead_bytes: windows.max().unwrap_or_default(),
+        ..SpoolConfig::default()
+    };
+    let now = Now {
+        wall_ns: clock.wall_now_ns()?,
+        boot_ns: clock.boot_ns()?,
+    };
+    let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
+    let (spool, opening) =
+        Spool::open(disk, limits, host, &names, now).map_err(RunError::start("spool"))?;
+    tracing::info!(?opening, "spool");
+    Ok(Some(Context {
+        spool: SharedSpool::new(spool),
+        clock: Arc::clone(clock),
+    }))
+}
+
+/// What the central node is told of this sensor, and who takes its settings.
+pub(super) fn management(
+    (coverage, self_test_passed): (&Coverage, bool),
+    proc: &Proc,
+    report: &Arc<Mutex<SettingsReport>>,
+    apply: Apply,
+) -> Management {
+    let lesser = coverage.kinds.iter().filter(|kind| {
+        kind.chosen.is_none() || !kind.refused.is_empty() || !kind.degraded.is_empty()
+    });
+    Management {
+        proc: proc.clone(),
+        degraded: lesser.map(|kind| kind.kind.name().to_owned()).collect(),
+        self_test_passed,
+        report: Arc::clone(report),
+        apply,
     }
 }
 

@@ -16,9 +16,9 @@ use crate::control::{Answer, Request};
 use crate::ledger::{Ledger, Row};
 use crate::loader::Counters;
 use crate::reader::ReaderCounters;
-use crate::sink::delivery::{Delivery, Health};
+use crate::sink::delivery::{Context, Delivery, Health};
 use crate::sink::synchronize::{Apply, SettingsReport};
-use crate::spool::{self, SharedSpool};
+use crate::spool;
 
 /// Questions that may wait; further ones are refused.
 const QUEUE: usize = 4;
@@ -120,7 +120,7 @@ pub(super) struct Desk<'d> {
     pub(super) hooks: String,
     pub(super) clock: &'d Clock,
     pub(super) began: Instant,
-    pub(super) spool: Option<&'d SharedSpool>,
+    pub(super) context: Option<&'d Context>,
     pub(super) delivery: Option<&'d Delivery>,
     pub(super) settings: &'d Mutex<SettingsReport>,
 }
@@ -171,13 +171,10 @@ impl Desk<'_> {
     fn status(&self) -> Result<Value, String> {
         let ledger = self.ledger().ok_or("the pipeline does not answer")?;
         let now_ns = self.clock.wall_now_ns().unwrap_or_default();
-        let now = spool::Now {
-            wall_ns: now_ns,
-            boot_ns: self.clock.boot_ns().unwrap_or_default(),
-        };
-        let spool = self
-            .spool
-            .and_then(|spool| spool.with(|spool| spool.status(now)));
+        let spool = self.context.and_then(|context| {
+            let now = context.now();
+            context.spool.with(|spool| spool.status(now))
+        });
         let report = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = match (&report.refused, report.applied) {
             (Some((version, why)), _) => {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{ReceiverConfig, SinkConfig};
+use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
 use crate::sink::synchronize::{Management, Synchronizer};
 use crate::spool::{Entry, Item, Now, PacketId, SharedSpool, SinkError};
@@ -426,6 +427,26 @@ impl Delivery {
 
 /// What a worker that saw the deadline needs to end.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Cause in the ledger: the sink refused it for good, and it was set aside.
+pub const SINK_REJECTED: &str = "sink_rejected";
+
+/// A sink's account as the ledger has it: what was given up before the sink had it, and what it refused, is lost to this sink.
+#[must_use]
+pub fn ledger_account(account: &crate::spool::SinkAccount) -> SinkAccount {
+    let evicted = account.evicted.iter();
+    let mut lost: BTreeMap<String, u64> = evicted
+        .map(|(cause, counts)| (cause.name().to_owned(), counts.total()))
+        .collect();
+    lost.insert(SINK_REJECTED.to_owned(), account.rejected.total());
+    lost.retain(|_, count| *count > 0);
+    SinkAccount {
+        sealed: account.sealed.total(),
+        acked: account.acked.total(),
+        lost,
+        waiting: account.waiting.total(),
+    }
+}
 
 struct Worker {
     name: String,

@@ -234,12 +234,15 @@ fn read_line(stream: &mut UnixStream, longest: usize, patience: Duration) -> io:
 /// # Errors
 /// [`ControlError`].
 pub fn ask(path: &Path, request: Request) -> Result<Response, ControlError> {
-    let mut stream = UnixStream::connect(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+    let mut stream = UnixStream::connect(path).map_err(|error| {
+        let kind = error.kind();
+        if kind == io::ErrorKind::NotFound || kind == io::ErrorKind::ConnectionRefused {
             ControlError::NotRunning(path.to_owned())
+        } else if kind == io::ErrorKind::PermissionDenied {
+            ControlError::NotPermitted(path.to_owned())
+        } else {
+            ControlError::Io(error)
         }
-        io::ErrorKind::PermissionDenied => ControlError::NotPermitted(path.to_owned()),
-        _ => ControlError::Io(error),
     })?;
     let mut line = serde_json::to_vec(&request).map_err(ControlError::Malformed)?;
     line.push(b'\n');

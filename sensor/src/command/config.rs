@@ -55,7 +55,7 @@ mod tests {
         let sources = Sources {
             file: None,
             directory: directory.path().to_owned(),
-            settings: crate::config::SettingsSource::None,
+            settings: config::SettingsSource::None,
             overrides: Overrides::default(),
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -167,7 +167,7 @@ mod tests {
         let sources = Sources {
             file: None,
             directory: "/nonexistent".into(),
-            settings: crate::config::SettingsSource::None,
+            settings: config::SettingsSource::None,
             overrides: Overrides::default(),
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -179,9 +179,12 @@ impl Synchronizer {
         }
         let version = settings.version;
         let applied = self.management.report().applied;
+        if self.decides && applied == Some(version) {
+            return false;
+        }
         let result = if !self.decides {
             Err("another central node decides about the filter".to_owned())
-        } else if applied.is_some_and(|applied| version <= applied) {
+        } else if applied.is_some_and(|applied| version < applied) {
             Err(format!(
                 "not newer than version {}",
                 applied.unwrap_or_default()

@@ -1,5 +1,11 @@
 //! Workers against a receiver in this process, which is told how to misbehave. Everything waits on conditions.
 
+#![expect(
+    clippy::unused_result_ok,
+    clippy::wildcard_enum_match_arm,
+    reason = "a receiver that misbehaves does not care whether it is heard"
+)]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -18,7 +24,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::config::{CentralNodeConfig, HostPort, ProxyConfig, TlsConfig};
+use crate::config::{CentralNodeConfig, FilterSettings, HostPort, ProxyConfig, TlsConfig};
 use crate::spool::{Counts, HostIdentity, Spool, SpoolConfig, Stream, storage::Disk};
 
 /// Generous: CI compiles and runs guests at the same time.
@@ -74,6 +80,8 @@ struct Node {
     hellos: Arc<Mutex<Vec<v1::Hello>>>,
     window: u64,
     most_on_the_way: Arc<AtomicUsize>,
+    syncs: Arc<Mutex<Vec<v1::SyncRequest>>>,
+    settings: Arc<Mutex<Vec<v1::Settings>>>,
 }
 
 impl Node {
@@ -206,9 +214,15 @@ impl Service for Node {
 
     async fn synchronize(
         &self,
-        _request: Request<v1::SyncRequest>,
+        request: Request<v1::SyncRequest>,
     ) -> Result<Response<v1::SyncResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        self.syncs.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(v1::SyncResponse {
+            settings: self.settings.lock().unwrap().clone(),
+            // Less than the agent allows.
+            period_ms: Some(1),
+            node_time_ns: 0,
+        }))
     }
 }
 
@@ -377,6 +391,8 @@ impl Served {
             hellos: Arc::default(),
             window,
             most_on_the_way: Arc::default(),
+            syncs: Arc::default(),
+            settings: Arc::default(),
         };
         let acceptor = pki.server(who);
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -882,4 +898,87 @@ fn pauses_have_chance_in_them_and_a_limit() {
 fn text_of_others_is_short_and_printable() {
     assert_eq!(printable("a\x1b[31m\nb"), "a\u{fffd}[31m\u{fffd}b");
     assert_eq!(printable(&"ä".repeat(10_000)).chars().count(), MAX_TEXT);
+}
+
+fn settings(version: u64, document: &str) -> v1::Settings {
+    v1::Settings {
+        r#type: "filter".to_owned(),
+        version,
+        document: document.to_owned(),
+    }
+}
+
+#[test]
+fn the_node_is_told_and_its_settings_are_taken_and_reported() {
+    use crate::sink::synchronize::SettingsReport;
+    let (pki, host) = (Pki::new(), Host::new());
+    let served = Served::new(&pki, "ca", Manner::Good, 1 << 20);
+    let taken: Arc<Mutex<Vec<(u64, String)>>> = Arc::default();
+    let seen = Arc::clone(&taken);
+    let management = Management {
+        proc: crate::procfs::Proc::new("/proc"),
+        degraded: vec!["connect".to_owned()],
+        self_test_passed: true,
+        report: Arc::new(Mutex::new(SettingsReport::default())),
+        apply: Arc::new(move |settings| {
+            let FilterSettings { version, document } = settings.clone();
+            seen.lock().unwrap().push((version, document.clone()));
+            if document == "good" {
+                Ok(())
+            } else {
+                Err("rule 2:\nno such key".to_owned())
+            }
+        }),
+    };
+    host.seal(Stream::Bulk, 2, 100);
+    *served.node.settings.lock().unwrap() = vec![settings(3, "bad")];
+    let sinks = BTreeMap::from([("node".to_owned(), config(served.address, pki.tls()))]);
+    let delivery = Delivery::start(&sinks, &host.context, Some(&management));
+    let delivery = delivery.unwrap().unwrap();
+    let syncs = |count: usize| {
+        let found = || served.node.syncs.lock().unwrap().len() >= count;
+        wait(&delivery, "synchronised", |_| found());
+        served.node.syncs.lock().unwrap().clone()
+    };
+    // What became of it is told at once, and not tried again.
+    let told = syncs(2);
+    assert_eq!(told[0].settings, []);
+    let refused = &told[1].settings[0];
+    assert_eq!(
+        (refused.version, refused.state()),
+        (3, v1::ApplyState::Refused)
+    );
+    assert!(refused.error.as_deref().unwrap().contains("no such key"));
+    let first = &told[0];
+    assert_eq!(first.agent_id.len(), 16);
+    assert!(first.server_base.starts_with("https://127.0.0.1:"));
+    let own = first.host.as_ref().unwrap();
+    assert!(!own.name.is_empty() && own.boot_id.len() == 16);
+    assert!(first.local_time_ns > 0 && !first.agent_version.is_empty());
+    let enrollment = first.enrollment.as_ref().unwrap();
+    assert_eq!(enrollment.certificate_sha256.len(), 32);
+    assert!(enrollment.not_after_time_ns > first.local_time_ns);
+    let protection = first.self_protection.as_ref().unwrap();
+    assert_eq!(protection.degraded, ["connect"]);
+    assert!(protection.self_test_passed);
+    assert_eq!(first.sinks[0].sealed, 2);
+    *served.node.settings.lock().unwrap() = vec![settings(4, "good")];
+    wait(&delivery, "applied", |_| {
+        management.report().applied == Some(4)
+    });
+    let before = served.node.syncs.lock().unwrap().len();
+    let told = syncs(before + 1);
+    let applied = &told.last().unwrap().settings;
+    assert_eq!(
+        (applied.len(), applied[0].version, applied[0].state()),
+        (1, 4, v1::ApplyState::Applied)
+    );
+    // Older ones are not taken any more.
+    *served.node.settings.lock().unwrap() = vec![settings(2, "good")];
+    wait(&delivery, "old", |_| management.report().refused.is_some());
+    assert_eq!(management.report().applied, Some(4));
+    let taken = taken.lock().unwrap().clone();
+    assert_eq!(taken, [(3, "bad".to_owned()), (4, "good".to_owned())]);
+    assert!(health(&delivery).last_sync_ns.is_some());
+    delivery.stop(LONG);
 }

@@ -416,7 +416,7 @@ fn settings_of_the_central_node_are_rules_behind_the_others() {
         ),
         (
             rule("a") + "[[filter.rule]]\nid = 3\n",
-            "node:4:1: filter.rule",
+            "central node:5:6: filter.rule[1].id: invalid type",
         ),
         ("x".repeat(1 << 21), "longer than"),
     ] {

@@ -203,7 +203,9 @@ fn write_field_rest(out: &mut String, message: &Message, field: &Field) -> std::
     );
     // Whether the field is told elsewhere; for some kinds that depends on the value `v`.
     let told = match (&field.kind, field.repeated) {
-        (Kind::Unsigned("u64"), false) => format!("t.tells_number({number}, *v)"),
+        (Kind::Unsigned("u64") | Kind::Mask("u64"), false) => {
+            format!("t.tells_number({number}, *v)")
+        }
         (Kind::Enum(name), false) => {
             format!("(t.tells({number}) && v1::{name}::try_from(*v).is_ok())")
         }

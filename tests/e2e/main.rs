@@ -30,6 +30,7 @@ mod exit;
 mod fault;
 mod file_create;
 mod flood;
+mod formats;
 mod host;
 mod module_load;
 mod scope;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         connect::TESTS,
         module_load::TESTS,
         scope::TESTS,
+        formats::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

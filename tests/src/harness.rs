@@ -34,6 +34,8 @@ pub struct Options {
     pub scope: Option<PathBuf>,
     /// Backend to force.
     pub backend: String,
+    /// How it writes events.
+    pub format: &'static str,
     /// What is kept of each event, where whole ones would take too much memory.
     pub keep: fn(Value) -> Value,
     /// Program that runs it, with arguments: a tracer.
@@ -50,6 +52,7 @@ impl Default for Options {
             config: String::new(),
             scope: (!place.guest).then(|| place.scope.clone()),
             backend: place.backend.clone(),
+            format: "json",
             keep: |event| event,
             wrapper: Vec::new(),
             output: None,
@@ -126,7 +129,7 @@ impl Sensor {
         let mut command = trigger::command_in(&place.outside, Path::new(program));
         command
             .args(rest)
-            .args(["run", "--format", "json", "--stats"])
+            .args(["run", "--format", options.format, "--stats"])
             .args(["--events", &options.events])
             .args(["--backend", &options.backend])
             .arg("--config")

@@ -4,8 +4,11 @@
 
 #[cfg(test)]
 mod tests {
+    use sensor::format::mapping::{Place, Row, context_of, row};
     use sensor::format::{Complete, ecs, ocsf};
+    use sensor_proto::json::{Actor, Lineage, Origin, write_event_json};
     use sensor_proto::sample::Filler;
+    use sensor_proto::schema::{self, Kind};
     use sensor_proto::v1::event::Body;
     use sensor_proto::v1::{self, Agent, Event, Host, Process};
     use sensor_tests::views::{ecs_problems, ocsf_problems, read};
@@ -234,5 +237,275 @@ mod tests {
             read(br#"{"a":[1,{"b":-1}]}"#),
             Ok(json!({"a": [1, {"b": -1}]}))
         );
+    }
+
+    /// Compares what the native view tells with what another view tells of it.
+    struct Comparison<'a> {
+        view: &'a Value,
+        rest: &'a Value,
+        place: fn(&Row) -> Place,
+        kind: &'a str,
+        /// Contexts of which the table says nothing here.
+        ignored: &'a str,
+        inbound: bool,
+        missing: Vec<String>,
+    }
+
+    impl Comparison<'_> {
+        /// Where a place is, for the object at that native path.
+        fn paths(&self, place: &str, at: &str) -> Vec<String> {
+            let ecs = !self.view["ecs"].is_null();
+            let process = if self.view["class_uid"] == 1007 && self.kind != "fork" {
+                "process"
+            } else {
+                "actor.process"
+            };
+            let file = match (ecs, at.split('.').next().unwrap_or_default()) {
+                (true, _) => "file".to_owned(),
+                (false, "process") => format!("{process}.file"),
+                (false, _) => match self.view["class_uid"].as_u64() {
+                    Some(1002) => "driver.file".to_owned(),
+                    Some(1007) => "process.file".to_owned(),
+                    _ => "file".to_owned(),
+                },
+            };
+            let source = at.ends_with("local") != self.inbound;
+            let endpoint = match (ecs, source) {
+                (true, true) => "source",
+                (true, false) => "destination",
+                (false, true) => "src_endpoint",
+                (false, false) => "dst_endpoint",
+            };
+            let path = place
+                .replace("{process}", process)
+                .replace("{session}", "actor.session")
+                .replace("{file}", &file)
+                .replace("{endpoint}", endpoint)
+                .replace("[]", "");
+            let of_parent = path.replacen("process.", "process.parent.", 1);
+            if self.kind == "fork" {
+                vec![path, of_parent]
+            } else {
+                vec![path]
+            }
+        }
+
+        fn message(&mut self, native: &Value, context: &str, message: &str, at: &str) {
+            let described = schema::message(message).unwrap();
+            for field in described.fields {
+                let value = &native[field.json_name];
+                if value.is_null() || field.name == "absent" {
+                    continue;
+                }
+                let at = format!("{at}.{}", field.json_name);
+                let at = at.trim_start_matches('.');
+                let same = found(self.rest, at).contains(&value);
+                let Some(row) = row(context, field.name) else {
+                    let inner = context_of(context, field).filter(|inner| inner != self.ignored);
+                    match field.kind {
+                        Kind::Message(name) if !field.repeated && !same && value.is_object() => {
+                            let context = inner.unwrap_or_else(|| name.to_owned());
+                            self.message(value, &context, name, at);
+                        }
+                        _ if same => {}
+                        _ => self.missing.push(format!("{at}, which has no place")),
+                    }
+                    continue;
+                };
+                let raw = format!("{}_raw", field.json_name);
+                if !native[&raw].is_null() {
+                    let at = format!("{at}_raw");
+                    let list_at = at.rsplit_once('.').map_or("", |(head, _)| head).to_owned();
+                    let kept = found(self.rest, &at).contains(&&native[&raw])
+                        || found(self.rest, &list_at)
+                            .iter()
+                            .any(|o| o[&raw] == native[&raw]);
+                    if !kept && !same {
+                        self.missing.push(at);
+                    }
+                }
+                let place = (self.place)(row);
+                let there = place.path().is_some_and(|path| {
+                    self.paths(path, at.rsplit_once('.').map_or("", |(head, _)| head))
+                        .iter()
+                        .any(|path| !found(self.view, path).is_empty())
+                });
+                let enough = match place {
+                    Place::Rest if matches!(field.kind, Kind::Message(_)) && !same => {
+                        let Kind::Message(name) = field.kind else {
+                            unreachable!()
+                        };
+                        self.message(value, name, name, at);
+                        true
+                    }
+                    Place::Rest | Place::Both(_) => same,
+                    Place::At(_) => there || same,
+                };
+                if !enough {
+                    self.missing.push(format!("{at}: {place:?}"));
+                }
+            }
+        }
+    }
+
+    /// Every value at a path; lists are looked into.
+    fn found<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
+        let mut at = vec![value];
+        for key in path.split('.').filter(|key| !key.is_empty()) {
+            at = at
+                .into_iter()
+                .flat_map(|value| match value {
+                    Value::Array(list) => list.iter().collect(),
+                    other => vec![other],
+                })
+                .filter_map(|value| value.get(key))
+                .collect();
+        }
+        at
+    }
+
+    fn missing(event: &Owned, view: &Value, place: fn(&Row) -> Place) -> Vec<String> {
+        let ancestors: Vec<&Process> = event.ancestors.iter().collect();
+        let actor = match &event.process {
+            Some(process) => Actor::Row(Lineage {
+                process,
+                parent: event.parent.as_ref(),
+                ancestors: &ancestors,
+                ancestors_truncated: !ancestors.is_empty(),
+            }),
+            None => Actor::Unknown,
+        };
+        let mut line = Vec::new();
+        let origin = Origin::new(&event.agent, &event.host);
+        write_event_json(&event.event, actor, &origin, &mut line);
+        let native = read(&line).unwrap();
+        let kind = native["type"].as_str().unwrap();
+        let ecs = !view["ecs"].is_null();
+        let rest = if ecs {
+            &view["sensor"]
+        } else {
+            &view["unmapped"]
+        };
+        let ignored = if ecs && kind != "exec" {
+            ""
+        } else {
+            "Process.image"
+        };
+        let mut comparison = Comparison {
+            view,
+            rest,
+            place,
+            kind,
+            ignored,
+            inbound: native["connect"]["direction"] == "inbound",
+            missing: Vec::new(),
+        };
+        comparison.message(&native, "Event", "Event", "");
+        if event.event.process.is_some() {
+            let (context, message) = if event.process.is_some() {
+                ("Process", "Process")
+            } else {
+                ("Event.process", "ProcessRef")
+            };
+            comparison.message(&native["process"], context, message, "process");
+        }
+        comparison.message(&native["agent"], "Agent", "Agent", "agent");
+        comparison.message(&native["host"], "Host", "Host", "host");
+        comparison.missing
+    }
+
+    #[test]
+    fn every_field_is_told() {
+        for name in BODIES {
+            for seed in 0..80 {
+                for full in [true, false] {
+                    let event = sample(seed, full, name);
+                    for (view, place) in [
+                        (event.view(ecs::write), (|row| row.ecs) as fn(&Row) -> Place),
+                        (event.view(ocsf::write), |row| row.ocsf),
+                    ] {
+                        let missing = missing(&event, &view, place);
+                        assert!(
+                            missing.is_empty(),
+                            "{name} {seed} {full}: {missing:#?}\n{view:#}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_not_told_is_found() {
+        let event = sample(7, true, "Exec");
+        for (key, place) in [
+            ("sensor", (|row| row.ecs) as fn(&Row) -> Place),
+            ("unmapped", |row| row.ocsf),
+        ] {
+            let mut view = event.view(if key == "sensor" {
+                ecs::write
+            } else {
+                ocsf::write
+            });
+            view[key].as_object_mut().unwrap().remove("time_boot_ns");
+            view["process"]
+                .as_object_mut()
+                .unwrap()
+                .remove("working_directory");
+            let missing = missing(&event, &view, place);
+            assert_eq!(missing.len(), 2, "{missing:?}");
+        }
+    }
+
+    /// What one event costs; printed by `cargo test -p sensor-tests --release --test formats -- --ignored --nocapture cost`.
+    #[test]
+    #[ignore = "a measurement, not a check"]
+    fn cost() {
+        for name in ["Exec", "Exit", "FileCreate", "Connect"] {
+            let events: Vec<Owned> = (0..50).map(|seed| sample(seed, true, name)).collect();
+            let origins: Vec<Origin> = events
+                .iter()
+                .map(|event| Origin::new(&event.agent, &event.host))
+                .collect();
+            for view in ["json", "ecs", "ocsf"] {
+                let (mut bytes, mut count) = (0, 0);
+                let began = std::time::Instant::now();
+                let mut line = Vec::new();
+                while began.elapsed().as_millis() < 500 {
+                    for (event, origin) in events.iter().zip(&origins) {
+                        line.clear();
+                        let ancestors: Vec<&Process> = event.ancestors.iter().collect();
+                        let complete = Complete {
+                            event: &event.event,
+                            process: event.process.as_ref(),
+                            parent: event.parent.as_ref(),
+                            ancestors: &ancestors,
+                            ancestors_truncated: false,
+                            host: &event.host,
+                            agent: &event.agent,
+                        };
+                        match view {
+                            "ecs" => ecs::write(&complete, &mut line),
+                            "ocsf" => ocsf::write(&complete, &mut line),
+                            _ => {
+                                let lineage = event.process.as_ref().map(|process| Lineage {
+                                    process,
+                                    parent: event.parent.as_ref(),
+                                    ancestors: &ancestors,
+                                    ancestors_truncated: false,
+                                });
+                                let actor = lineage.map_or(Actor::Unknown, Actor::Row);
+                                write_event_json(&event.event, actor, origin, &mut line);
+                            }
+                        }
+                        bytes += line.len();
+                        count += 1;
+                    }
+                }
+                let nanoseconds = began.elapsed().as_nanos() / count;
+                let bytes = u128::try_from(bytes).unwrap() / count;
+                println!("{name:10} {view:5} {nanoseconds:6} ns {bytes:6} bytes");
+            }
+        }
     }
 }

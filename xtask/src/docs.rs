@@ -10,10 +10,11 @@ use crate::command::output;
 use crate::place::Place;
 
 /// Page, crate and the example that prints it. A new page is a new row.
-const PAGES: [(&str, &str, &str); 3] = [
+const PAGES: [(&str, &str, &str); 4] = [
     ("docs/events.md", "sensor-proto", "events_md"),
     ("docs/config.md", "sensor", "config-docs"),
     ("docs/hooks.md", "sensor", "hooks-docs"),
+    ("docs/formats.md", "sensor", "formats-docs"),
 ];
 
 #[derive(Debug, clap::Args)]

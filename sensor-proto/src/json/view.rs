@@ -86,6 +86,11 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// A list without values, as a value.
+    pub fn empty_list_value(&mut self) {
+        self.out.extend_from_slice(b"[]");
+    }
+
     /// Text, as a value.
     pub fn text_value(&mut self, text: &str) {
         self.text(text);

@@ -9,10 +9,10 @@ use sensor_proto::json::{Writer, address, id_prefix};
 use sensor_proto::v1::event::Body;
 use sensor_proto::v1::patch::Part;
 use sensor_proto::v1::{
-    self, AddressFamily, ConnectResult, ContentType, Direction, FileSlot, FileType, Transport,
+    self, AddressFamily, ConnectResult, ContentType, Direction, FileType, Transport,
 };
 
-use super::mapping::{self, Subject, Trees};
+use super::mapping::{self, Subject, Trees, patched_image};
 use super::{Complete, errno};
 
 /// Version of ECS that the events follow.
@@ -311,6 +311,8 @@ fn process(w: &mut Writer<'_>, complete: &Complete<'_>) {
     if let Some(row) = row {
         life(w, row);
         program(w, row, complete);
+    } else if let Some(hashes) = patched_image(event).and_then(|image| image.hashes.as_ref()) {
+        digests(w, hashes);
     }
     let reference = row.and_then(|row| row.parent.as_ref());
     w.object("parent", |w| match (complete.parent, reference) {
@@ -341,7 +343,14 @@ fn thread(w: &mut Writer<'_>, tid: Option<u32>, row: Option<&v1::Process>) {
         };
         w.object("capabilities", |w| {
             for (name, set) in [("effective", sets.effective), ("permitted", sets.permitted)] {
-                let numbers = (0..64).filter(|number| set.unwrap_or(0) >> number & 1 == 1);
+                let Some(set) = set else {
+                    continue;
+                };
+                if set == 0 {
+                    // None is not the same as not known.
+                    w.field(name, Writer::empty_list_value);
+                }
+                let numbers = (0..64).filter(|number| set >> number & 1 == 1);
                 w.list_of(name, numbers, |w, number: usize| {
                     match CAPABILITIES.get(number) {
                         Some(name) => w.text_value(name),
@@ -391,14 +400,7 @@ fn command(w: &mut Writer<'_>, row: &v1::Process) {
 /// What a process runs, and as whom.
 fn program(w: &mut Writer<'_>, row: &v1::Process, complete: &Complete<'_>) {
     command(w, row);
-    let patched = match &complete.event.body {
-        Some(Body::Patch(v1::Patch {
-            part: Some(Part::File(part)),
-            ..
-        })) if part.slot == i32::from(FileSlot::Image) => part.file.as_ref(),
-        _ => None,
-    };
-    let image = patched
+    let image = patched_image(complete.event)
         .filter(|file| file.hashes.is_some())
         .or(row.image.as_ref());
     if let Some(hashes) = image.and_then(|image| image.hashes.as_ref()) {

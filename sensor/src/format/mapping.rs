@@ -13,8 +13,10 @@ use sensor_proto::v1::{self, FileSlot};
 
 use super::Complete;
 
+mod document;
 mod rows;
 
+pub use document::markdown;
 pub use rows::{PLACES, ROWS};
 
 /// Where a field of the schema stands in other schemas.
@@ -139,8 +141,10 @@ impl Trees {
 fn tree(place: fn(&Row) -> Place, context: &str, message: &str, ignored: &str) -> Omit {
     let mut omit = Omit::default();
     for field in schema::message(message).map_or(&[][..], |message| message.fields) {
-        if row(context, field.name).is_some_and(|row| place(row).is_told()) {
-            omit.field(field.number);
+        if let Some(row) = row(context, field.name) {
+            if place(row).is_told() {
+                omit.field(field.number);
+            }
             continue;
         }
         // A list is told whole or not; an event in an event is not taken apart.
@@ -353,6 +357,17 @@ pub(super) fn credentials<'a>(
     let own = event.credentials.as_ref();
     own.or(patched)
         .or_else(|| row.and_then(|row| row.credentials.as_ref()))
+}
+
+/// The image that a patch tells anew.
+pub(super) fn patched_image(event: &v1::Event) -> Option<&v1::FileInfo> {
+    match &event.body {
+        Some(Body::Patch(v1::Patch {
+            part: Some(Part::File(part)),
+            ..
+        })) if part.slot == i32::from(FileSlot::Image) => part.file.as_ref(),
+        _ => None,
+    }
 }
 
 /// The file of a patch that stands where the file of an event does.

@@ -14,10 +14,10 @@ use std::sync::LazyLock;
 use sensor_proto::json::{Writer, address, id_prefix};
 use sensor_proto::v1::event::Body;
 use sensor_proto::v1::patch::Part;
-use sensor_proto::v1::{self, AddressFamily, ConnectResult, Direction, FileSlot, FileType};
+use sensor_proto::v1::{self, AddressFamily, ConnectResult, Direction, FileType};
 
 use super::ecs::{mime_type, runtime, transport};
-use super::mapping::{self, Subject, Trees};
+use super::mapping::{self, Subject, Trees, patched_image};
 use super::{Complete, errno};
 
 /// Version of OCSF that the events follow.
@@ -403,31 +403,33 @@ fn actor(w: &mut Writer<'_>, complete: &Complete<'_>, class: Class) {
     let event = complete.event;
     let row = complete.actor();
     w.object("actor", |w| {
-        let Some(reference) = &event.process else {
-            // Work of the kernel itself, or of several processes.
-            return w.text_field("app_name", "kernel");
-        };
-        // A process that begins or ends a program is told as the process of the class; here stands only as whom it did that.
-        let told_there = class == PROCESS && !is_fork(complete);
-        w.object("process", |w| {
-            identity(w, reference);
-            subject(w, complete, row);
-            if let Some(row) = row
-                && !told_there
-            {
-                program(w, row, complete);
+        match &event.process {
+            Some(reference) => {
+                // A process that begins or ends a program is told as the process of the class; here stands only as whom it did that.
+                let told_there = class == PROCESS && !is_fork(complete);
+                w.object("process", |w| {
+                    identity(w, reference);
+                    subject(w, complete, row);
+                    if let Some(row) = row
+                        && !told_there
+                    {
+                        program(w, row, complete);
+                    }
+                });
             }
-        });
+            // Work of the kernel itself, or of several processes.
+            None => w.text_field("app_name", "kernel"),
+        }
         let of_row = row.and_then(|row| row.credentials.as_ref());
         let effective = mapping::credentials(event, row)
             .and_then(|credentials| credentials.effective_user.as_ref());
-        if let Some(effective) = effective {
-            w.object("user", |w| {
+        let groups = of_row.map_or(&[][..], |of_row| &of_row.supplementary_groups);
+        w.object("user", |w| {
+            if let Some(effective) = effective {
                 user(w, effective);
-                let groups = of_row.map_or(&[][..], |of_row| &of_row.supplementary_groups);
                 w.list_of("groups", groups, |w, which| w.value(|w| group(w, which)));
-            });
-        }
+            }
+        });
         session(w, row);
     });
 }
@@ -506,15 +508,8 @@ fn program(w: &mut Writer<'_>, row: &v1::Process, complete: &Complete<'_>) {
     if let Some(time_ns) = row.end_time_ns {
         w.milliseconds_field("terminated_time", time_ns);
     }
-    let patched = match &complete.event.body {
-        Some(Body::Patch(v1::Patch {
-            part: Some(Part::File(part)),
-            ..
-        })) if part.slot == i32::from(FileSlot::Image) => part.file.as_ref(),
-        _ => None,
-    };
     command(w, row);
-    if let Some(image) = patched.or(row.image.as_ref()) {
+    if let Some(image) = patched_image(complete.event).or(row.image.as_ref()) {
         w.object("file", |w| file(w, image, None));
     }
     w.list_of("environment_variables", &row.environment, |w, variable| {
@@ -688,8 +683,10 @@ fn process(w: &mut Writer<'_>, complete: &Complete<'_>, body: &Body) {
         }
         identity(w, reference);
         subject(w, complete, row);
-        if let Some(row) = row {
-            program(w, row, complete);
+        match (row, patched_image(complete.event)) {
+            (Some(row), _) => program(w, row, complete),
+            (None, Some(image)) => w.object("file", |w| file(w, image, None)),
+            (None, None) => {}
         }
         session(w, row);
     });

@@ -6,7 +6,7 @@ use super::{Place, Row};
 pub const PLACES: &[(&str, &str, &str, &str)] = &[
     (
         "{process}",
-        "`exec`, `exit`, patch of a program or container",
+        "`exec`, `exit`, patch of a program, its users or container",
         "`process`",
         "`process`; of these `uid`, `pid`, `ptid`, user, group and container also in `actor.process`",
     ),
@@ -458,7 +458,7 @@ pub const ROWS: &[Row] = &[
         context: "Credentials",
         field: "supplementary_groups",
         ecs: Place::At("process.supplemental_groups"),
-        ocsf: Place::At("actor.user.groups[]"),
+        ocsf: Place::Both("actor.user.groups[]"),
     },
     Row {
         context: "Capabilities",
@@ -644,13 +644,13 @@ pub const ROWS: &[Row] = &[
         context: "FileInfo.owner_group",
         field: "id",
         ecs: Place::At("{file}.gid"),
-        ocsf: Place::At("{file}.owner.groups[].uid"),
+        ocsf: Place::Both("{file}.owner.groups[].uid"),
     },
     Row {
         context: "FileInfo.owner_group",
         field: "name",
         ecs: Place::At("{file}.group"),
-        ocsf: Place::At("{file}.owner.groups[].name"),
+        ocsf: Place::Both("{file}.owner.groups[].name"),
     },
     Row {
         context: "Hashes",
@@ -783,6 +783,12 @@ pub const ROWS: &[Row] = &[
         field: "errno",
         ecs: Place::Both("error.code"),
         ocsf: Place::At("status_code"),
+    },
+    Row {
+        context: "ProcessPatch",
+        field: "credentials",
+        ecs: Place::Both("user"),
+        ocsf: Place::Both("actor.user"),
     },
     Row {
         context: "Patch",

@@ -66,12 +66,12 @@ fn write_all(out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "| {name} | {} | {} | {} {} | {} {} |",
-            words(&ecs["event"]["category"]),
-            words(&ecs["event"]["type"]),
-            ocsf["class_uid"],
-            words(&ocsf["class_name"]),
-            ocsf["activity_id"],
-            words(&ocsf["activity_name"]),
+            words(ecs.pointer("/event/category")),
+            words(ecs.pointer("/event/type")),
+            words(ocsf.get("class_uid")),
+            words(ocsf.get("class_name")),
+            words(ocsf.get("activity_id")),
+            words(ocsf.get("activity_name")),
         )?;
     }
     out.push_str(
@@ -191,11 +191,15 @@ fn shown(place: Place) -> String {
     }
 }
 
-fn words(value: &Value) -> String {
+fn words(value: Option<&Value>) -> String {
     match value {
-        Value::String(text) => text.clone(),
-        Value::Array(list) => list.iter().map(words).collect::<Vec<_>>().join(", "),
-        _ => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Array(list)) => {
+            let list: Vec<String> = list.iter().map(|value| words(Some(value))).collect();
+            list.join(", ")
+        }
+        Some(Value::Null | Value::Bool(_) | Value::Object(_)) | None => "-".to_owned(),
     }
 }
 

@@ -310,13 +310,27 @@ mod tests {
                 let same = found(self.rest, at).contains(&value);
                 let Some(row) = row(context, field.name) else {
                     let inner = context_of(context, field).filter(|inner| inner != self.ignored);
-                    match field.kind {
-                        Kind::Message(name) if !field.repeated && !same && value.is_object() => {
-                            let context = inner.unwrap_or_else(|| name.to_owned());
-                            self.message(value, &context, name, at);
-                        }
-                        _ if same => {}
-                        _ => self.missing.push(format!("{at}, which has no place")),
+                    let part = match field.kind {
+                        Kind::Message(name) if !field.repeated && value.is_object() => Some(name),
+                        Kind::Message(_)
+                        | Kind::Bool
+                        | Kind::Unsigned(_)
+                        | Kind::Mask(_)
+                        | Kind::Signed(_)
+                        | Kind::Time
+                        | Kind::Text
+                        | Kind::KernelText
+                        | Kind::Hex
+                        | Kind::Uuid
+                        | Kind::Ip
+                        | Kind::Mac
+                        | Kind::Enum(_) => None,
+                    };
+                    if let (Some(name), false) = (part, same) {
+                        let context = inner.unwrap_or_else(|| name.to_owned());
+                        self.message(value, &context, name, at);
+                    } else if !same {
+                        self.missing.push(format!("{at}, which has no place"));
                     }
                     continue;
                 };
@@ -362,9 +376,10 @@ mod tests {
         for key in path.split('.').filter(|key| !key.is_empty()) {
             at = at
                 .into_iter()
-                .flat_map(|value| match value {
-                    Value::Array(list) => list.iter().collect(),
-                    other => vec![other],
+                .flat_map(|value| {
+                    value
+                        .as_array()
+                        .map_or_else(|| vec![value], |list| list.iter().collect())
                 })
                 .filter_map(|value| value.get(key))
                 .collect();

@@ -76,6 +76,8 @@ pub enum Command {
     Record(RecordArgs),
     /// Send recorded kernel records through the pipeline again; needs no privilege.
     Replay(ReplayArgs),
+    /// Print what stands in telemetry packets and in segments of the spool; needs no privilege.
+    Decode(DecodeArgs),
 }
 
 /// What can be done with the configuration.
@@ -172,6 +174,30 @@ pub struct ReplayArgs {
     pub stats: bool,
 }
 
+/// Flags of `decode`.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct DecodeArgs {
+    /// Packets one after another, or a segment of the spool; `-`: standard input.
+    pub file: PathBuf,
+    /// How it is printed, a line each.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: DecodeFormat,
+}
+
+/// How packets are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum DecodeFormat {
+    /// Every event, as `sensor --format json` prints it.
+    #[default]
+    Json,
+    /// Every event in the Elastic Common Schema.
+    Ecs,
+    /// Every event in the Open Cybersecurity Schema Framework.
+    Ocsf,
+    /// Every packet without its events: header, digest, ledger, tombstones, blind interval.
+    Packet,
+}
+
 fn duration(typed: &str) -> Result<Duration, crate::config::unit::UnitError> {
     typed.parse::<Span>().map(Span::duration)
 }
@@ -209,7 +235,8 @@ impl Args {
                 | Command::Status { .. }
                 | Command::Reload { .. }
                 | Command::Config(_)
-                | Command::Filter(_),
+                | Command::Filter(_)
+                | Command::Decode(_),
             ) => Overrides::default(),
         }
     }

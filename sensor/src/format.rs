@@ -6,6 +6,7 @@ pub mod ecs;
 mod errno;
 pub mod mapping;
 pub mod ocsf;
+pub mod packet;
 pub mod pretty;
 
 /// What a view for people is made of.

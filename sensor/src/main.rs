@@ -42,6 +42,9 @@ fn dispatch(args: &Args) -> ExitStatus {
         Some(Command::Run(run)) => command::run::run(&run.capture, &sources, &mut streams),
         Some(Command::Record(record)) => command::record::run(record, &sources, &mut streams),
         Some(Command::Replay(replay)) => command::replay::run(replay, &sources, &mut streams),
+        Some(Command::Decode(decode)) => {
+            command::decode::run(decode, &mut io::stdin().lock(), &mut streams)
+        }
         Some(Command::Doctor { json }) => command::doctor::run(*json, &sources, &mut streams),
         Some(Command::Status { json, scope_cgroup }) => {
             command::status::run(*json, scope_cgroup.as_deref(), &mut streams)

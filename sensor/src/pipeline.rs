@@ -32,6 +32,8 @@ use crate::event::{self, Context};
 use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
 use crate::ledger::{Ledger, Row, SELF_TEST};
+use crate::packet::Packets;
+use crate::packet::outlet::Account;
 
 mod account;
 mod hold;
@@ -91,10 +93,21 @@ pub struct Parts {
     pub filter: Filter,
     /// Where events go.
     pub output: Output,
+    /// Where they go as packets, if anybody wants these, and who enters what is counted outside before each packet.
+    pub packets: Option<(Packets, Account)>,
     /// Width of the reorder window and the most that it holds.
     pub reorder: (Duration, usize),
     /// How long an event may wait for what is late.
     pub hold: Duration,
+}
+
+/// Shows that there is one.
+struct Outlet(Packets, Account);
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Outlet").field(&self.0).finish()
+    }
 }
 
 /// A record in the reorder window.
@@ -152,6 +165,7 @@ pub struct Pipeline {
     aggregator: Aggregator,
     aggregates_displaced: u64,
     output: Output,
+    packets: Option<Outlet>,
     ledger: Ledger,
     reorder: Reorder<Waiting>,
     hold: Hold<Box<Held>>,
@@ -192,6 +206,13 @@ impl Pipeline {
             aggregator: Aggregator::default(),
             aggregates_displaced: 0,
             output: parts.output,
+            counter: parts
+                .packets
+                .as_ref()
+                .map_or(0, |(packets, _)| packets.first_number()),
+            packets: parts
+                .packets
+                .map(|(packets, account)| Outlet(packets, account)),
             ledger: Ledger::new(),
             reorder: Reorder::new(nanoseconds(parts.reorder.0), parts.reorder.1, REORDER_BYTES),
             hold: Hold::new(HOLD_CAPACITY, HOLD_BYTES),
@@ -203,7 +224,6 @@ impl Pipeline {
             attempts_order: VecDeque::new(),
             attempts_forgotten: 0,
             begun: Recent::new(BEGUN_CAPACITY),
-            counter: 0,
         }
     }
 
@@ -462,10 +482,14 @@ impl Pipeline {
             self.deliver(event, None, None);
         }
         self.output.flush();
-        let next = [self.reorder.next_due(), self.hold.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let next = [
+            self.reorder.next_due(),
+            self.hold.next_deadline(),
+            self.seal_due(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()?;
         let wait = Duration::from_nanos(next.saturating_sub(now));
         // A hash that comes back releases its event before the deadline.
         Some(if self.late.expecting() {
@@ -516,10 +540,17 @@ impl Pipeline {
         {
             tracing::debug!(%error, "the wall clock cannot be read");
         }
-        if let Some((host, agent)) = &mut self.host
-            && host.refresh(&self.clock)
-        {
-            self.output.set_origin(agent, host.current());
+        if let Some((host, agent)) = &mut self.host {
+            let mut changed = host.refresh(&self.clock);
+            if let Some(Outlet(packets, _)) = &mut self.packets
+                && packets.refresh(host.current())
+            {
+                agent.clone_from(packets.agent());
+                changed = true;
+            }
+            if changed {
+                self.output.set_origin(agent, host.current());
+            }
         }
         let now = self.now();
         self.table.expire(now);
@@ -574,6 +605,11 @@ impl Pipeline {
         }
         self.output.flush();
         self.account();
+        if let Some(Outlet(packets, account)) = &mut self.packets {
+            account(&mut self.ledger);
+            packets.finish(&self.ledger);
+            self.ledger.place("packets.unsealed", packets.unsealed());
+        }
         (self.ledger, self.output)
     }
 
@@ -604,6 +640,11 @@ impl Pipeline {
             self.ledger.waiting(row, "hold", number);
         }
         self.account_of_places();
+        if let Some(Outlet(packets, _)) = &self.packets {
+            let waiting = u64::try_from(packets.waiting()).unwrap_or(u64::MAX);
+            self.ledger.place("packets.open", waiting);
+            self.ledger.place("packets.unsealed", packets.unsealed());
+        }
     }
 
     fn backend(&self, kind: RecordKind) -> v1::Backend {
@@ -1176,7 +1217,7 @@ impl Pipeline {
             .map(FileNumbers::of),
         };
         self.ledger.sealed(row);
-        self.render(&mut event, actor.as_ref(), parent.as_ref());
+        self.render(event, actor.as_ref(), parent.as_ref());
         Some(sent)
     }
 
@@ -1199,12 +1240,12 @@ impl Pipeline {
         };
         self.ledger.synthesised(row);
         self.ledger.sealed(row);
-        self.render(&mut event, actor.as_ref(), parent.as_ref());
+        self.render(event, actor.as_ref(), parent.as_ref());
     }
 
     fn render(
         &mut self,
-        event: &mut v1::Event,
+        mut event: v1::Event,
         actor: Option<&Arc<ProcessImage>>,
         parent: Option<&Arc<ProcessImage>>,
     ) {
@@ -1214,11 +1255,48 @@ impl Pipeline {
         }
         let table = &mut self.table;
         self.output.event(
-            event,
+            &event,
             actor.map(Arc::as_ref),
             parent.map(|parent| &parent.process),
             |image| table.ancestors(image),
         );
+        let now = self.now();
+        if let Some(Outlet(packets, _)) = &mut self.packets
+            && let Some(full) = packets.event(event, actor, &mut self.table, now)
+        {
+            self.seal_packet(full);
+        }
+    }
+
+    /// Seals the packet of a stream, with the account as it stands.
+    fn seal_packet(&mut self, stream: v1::Stream) {
+        if self.packets.is_none() {
+            return;
+        }
+        self.account();
+        let Some(Outlet(packets, account)) = &mut self.packets else {
+            return;
+        };
+        account(&mut self.ledger);
+        if let Err(error) = packets.seal(stream, &self.ledger) {
+            tracing::error!(%error, ?stream, "a packet is not in the spool");
+        }
+    }
+
+    /// Seals what is due and says when there will be more to seal.
+    fn seal_due(&mut self, now: u64) -> Option<u64> {
+        // Two streams: a third round would find nothing.
+        for _ in 0..2 {
+            let Outlet(packets, _) = self.packets.as_ref()?;
+            let (due, next_ns) = packets.due(now);
+            let Some(stream) = due else {
+                return Some(next_ns);
+            };
+            self.seal_packet(stream);
+        }
+        self.packets
+            .as_ref()
+            .map(|Outlet(packets, _)| packets.due(now).1)
     }
 
     /// The hash of an event that has left.

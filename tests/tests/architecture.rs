@@ -18,7 +18,8 @@ mod tests {
         &["clock", "config", "exit", "ledger"],
         &["event", "format", "kernel", "procfs", "recording", "spool"],
         &[
-            "control", "enrich", "filter", "loader", "probe", "reader", "selftest", "sink",
+            "control", "enrich", "filter", "loader", "packet", "probe", "reader", "selftest",
+            "sink",
         ],
         &["pipeline", "run"],
         &["args", "command", "main"],

@@ -33,7 +33,6 @@ use crate::filter::aggregate::Aggregator;
 use crate::filter::{self, Filter};
 use crate::ledger::{Ledger, Row, SELF_TEST};
 use crate::packet::Packets;
-use crate::packet::outlet::Account;
 
 mod account;
 mod hold;
@@ -93,21 +92,12 @@ pub struct Parts {
     pub filter: Filter,
     /// Where events go.
     pub output: Output,
-    /// Where they go as packets, if anybody wants these, and who enters what is counted outside before each packet.
-    pub packets: Option<(Packets, Account)>,
+    /// Where they go as packets, if anybody wants these.
+    pub packets: Option<Packets>,
     /// Width of the reorder window and the most that it holds.
     pub reorder: (Duration, usize),
     /// How long an event may wait for what is late.
     pub hold: Duration,
-}
-
-/// Shows that there is one.
-struct Outlet(Packets, Account);
-
-impl std::fmt::Debug for Outlet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Outlet").field(&self.0).finish()
-    }
 }
 
 /// A record in the reorder window.
@@ -165,7 +155,7 @@ pub struct Pipeline {
     aggregator: Aggregator,
     aggregates_displaced: u64,
     output: Output,
-    packets: Option<Outlet>,
+    packets: Option<Packets>,
     ledger: Ledger,
     reorder: Reorder<Waiting>,
     hold: Hold<Box<Held>>,
@@ -206,13 +196,8 @@ impl Pipeline {
             aggregator: Aggregator::default(),
             aggregates_displaced: 0,
             output: parts.output,
-            counter: parts
-                .packets
-                .as_ref()
-                .map_or(0, |(packets, _)| packets.first_number()),
-            packets: parts
-                .packets
-                .map(|(packets, account)| Outlet(packets, account)),
+            counter: parts.packets.as_ref().map_or(0, Packets::first_number),
+            packets: parts.packets,
             ledger: Ledger::new(),
             reorder: Reorder::new(nanoseconds(parts.reorder.0), parts.reorder.1, REORDER_BYTES),
             hold: Hold::new(HOLD_CAPACITY, HOLD_BYTES),
@@ -542,7 +527,7 @@ impl Pipeline {
         }
         if let Some((host, agent)) = &mut self.host {
             let mut changed = host.refresh(&self.clock);
-            if let Some(Outlet(packets, _)) = &mut self.packets
+            if let Some(packets) = &mut self.packets
                 && packets.refresh(host.current())
             {
                 agent.clone_from(packets.agent());
@@ -605,9 +590,8 @@ impl Pipeline {
         }
         self.output.flush();
         self.account();
-        if let Some(Outlet(packets, account)) = &mut self.packets {
-            account(&mut self.ledger);
-            packets.finish(&self.ledger);
+        if let Some(packets) = &mut self.packets {
+            packets.finish(&mut self.ledger);
             self.ledger.place("packets.unsealed", packets.unsealed());
         }
         (self.ledger, self.output)
@@ -640,7 +624,7 @@ impl Pipeline {
             self.ledger.waiting(row, "hold", number);
         }
         self.account_of_places();
-        if let Some(Outlet(packets, _)) = &self.packets {
+        if let Some(packets) = &self.packets {
             let waiting = u64::try_from(packets.waiting()).unwrap_or(u64::MAX);
             self.ledger.place("packets.open", waiting);
             self.ledger.place("packets.unsealed", packets.unsealed());
@@ -1261,7 +1245,7 @@ impl Pipeline {
             |image| table.ancestors(image),
         );
         let now = self.now();
-        if let Some(Outlet(packets, _)) = &mut self.packets
+        if let Some(packets) = &mut self.packets
             && let Some(full) = packets.event(event, actor, &mut self.table, now)
         {
             self.seal_packet(full);
@@ -1270,15 +1254,10 @@ impl Pipeline {
 
     /// Seals the packet of a stream, with the account as it stands.
     fn seal_packet(&mut self, stream: v1::Stream) {
-        if self.packets.is_none() {
-            return;
-        }
         self.account();
-        let Some(Outlet(packets, account)) = &mut self.packets else {
-            return;
-        };
-        account(&mut self.ledger);
-        if let Err(error) = packets.seal(stream, &self.ledger) {
+        if let Some(packets) = &mut self.packets
+            && let Err(error) = packets.seal(stream, &mut self.ledger)
+        {
             tracing::error!(%error, ?stream, "a packet is not in the spool");
         }
     }
@@ -1287,16 +1266,13 @@ impl Pipeline {
     fn seal_due(&mut self, now: u64) -> Option<u64> {
         // Two streams: a third round would find nothing.
         for _ in 0..2 {
-            let Outlet(packets, _) = self.packets.as_ref()?;
-            let (due, next_ns) = packets.due(now);
+            let (due, next_ns) = self.packets.as_ref()?.due(now);
             let Some(stream) = due else {
                 return Some(next_ns);
             };
             self.seal_packet(stream);
         }
-        self.packets
-            .as_ref()
-            .map(|Outlet(packets, _)| packets.due(now).1)
+        self.packets.as_ref().map(|packets| packets.due(now).1)
     }
 
     /// The hash of an event that has left.

@@ -170,9 +170,9 @@ impl Decoder<'_, '_> {
         }
         if self.bad > 0 {
             let (good, bad) = (self.good, self.bad);
-            return self
-                .streams
-                .refuse(&format_args!("{good} packets decoded, {bad} places damaged"));
+            return self.streams.refuse(&format_args!(
+                "{good} packets decoded, {bad} places damaged"
+            ));
         }
         ExitStatus::Ok
     }

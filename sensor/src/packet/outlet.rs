@@ -1,5 +1,6 @@
 //! Both sealers and the spool that takes what they seal.
 
+use std::fmt;
 use std::sync::Arc;
 
 use sensor_proto::packet::{PackError, stream_of};
@@ -20,7 +21,13 @@ const TOMBSTONES: usize = 256;
 const NUMBERS_PER_PACKET: u64 = 1 << 20;
 
 /// Enters what kernel and reader have counted; called before each packet.
-pub type Account = Box<dyn FnMut(&mut Ledger) + Send>;
+pub struct Account(pub Box<dyn FnMut(&mut Ledger) + Send>);
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Account")
+    }
+}
 
 /// Why a packet is not in the spool.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +52,13 @@ pub struct Packets<S: Storage = Disk> {
     sealers: [Sealer; 2],
     agent: v1::Agent,
     host: v1::Host,
+    account: Account,
     /// Events that were in packets that could not be made; a fault of the sensor.
     unsealed: u64,
 }
 
 impl<S: Storage> Packets<S> {
-    /// Packets of this run into a spool that was just opened. `agent` has the spool's identity ([`Self::agent`]).
+    /// Packets of this run into a spool that was just opened.
     ///
     /// # Errors
     /// [`SealError`].
@@ -61,6 +69,7 @@ impl<S: Storage> Packets<S> {
         boot_id: [u8; 16],
         run_id: [u8; 16],
         host: v1::Host,
+        account: Account,
     ) -> Result<Self, SealError> {
         let now = now(&clock);
         let identity = spool
@@ -92,6 +101,7 @@ impl<S: Storage> Packets<S> {
             run,
             agent: agent(identity.agent_id, identity.epoch.0),
             host,
+            account,
             unsealed: 0,
         })
     }
@@ -126,7 +136,7 @@ impl<S: Storage> Packets<S> {
         changed
     }
 
-    /// Adds an event with the rows that it refers to. True if its stream's packet is full: [`Self::seal`] it.
+    /// Adds an event with the rows that it refers to. Its stream, if that packet is full now: [`Self::seal`] it.
     pub fn event(
         &mut self,
         event: v1::Event,
@@ -191,7 +201,8 @@ impl<S: Storage> Packets<S> {
     ///
     /// # Errors
     /// [`SealError`]: the events are gone, counted in [`Self::unsealed`].
-    pub fn seal(&mut self, of: v1::Stream, ledger: &Ledger) -> Result<(), SealError> {
+    pub fn seal(&mut self, of: v1::Stream, ledger: &mut Ledger) -> Result<(), SealError> {
+        (self.account.0)(ledger);
         let now = now(&self.clock);
         let wall_minus_boot_ns = self.clock.offset_ns();
         let (run, agent, host) = (self.run, &self.agent, &self.host);
@@ -266,7 +277,7 @@ impl<S: Storage> Packets<S> {
     }
 
     /// Seals both streams for the last time, with the final account.
-    pub fn finish(&mut self, ledger: &Ledger) {
+    pub fn finish(&mut self, ledger: &mut Ledger) {
         for stream in [v1::Stream::Process, v1::Stream::Bulk] {
             if let Err(error) = self.seal(stream, ledger) {
                 tracing::error!(%error, ?stream, "the last packet is not in the spool");

@@ -48,6 +48,7 @@ fn pipeline(folder: &Path, users: Users) -> Pipeline {
             v1::Host::default(),
             sink(&folder.join("events.json")),
         ),
+        packets: None,
         reorder: (Duration::ZERO, 100),
         hold: Duration::ZERO,
     })

@@ -319,6 +319,7 @@ pub(super) fn pipeline(
             current,
             sink,
         ),
+        packets: None,
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))
@@ -415,6 +416,7 @@ pub(super) fn replay(
             host,
             sink,
         ),
+        packets: None,
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))

@@ -1,7 +1,10 @@
 //! One file per subcommand.
 
+pub mod agents;
 pub mod certificates;
+pub mod query;
 pub mod serve;
+pub mod settings;
 
 use std::io::{self, Write};
 

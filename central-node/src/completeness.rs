@@ -15,9 +15,14 @@ use std::collections::BTreeMap;
 use sensor_proto::v1;
 
 use crate::account::{Origin, Summary};
+use crate::clock::SECOND_NS;
 
 /// Findings kept of one stream; beyond that they are counted. Each is told as it is, none is merged.
 const FINDINGS_MAX: usize = 10_000;
+
+/// An event waits in an agent at most so long before it is sealed or counted as lost; its windows are far shorter
+/// (`hold`, `reorder`, the age of a packet). Where something waited when an account was drawn up, what follows may be so much older.
+const HOLD_NS: i64 = 10 * SECOND_NS;
 
 /// A span of wall-clock time: both ends in it, ns since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +99,7 @@ pub enum What {
         /// Sequence of the packets.
         sequence: i64,
     },
-    /// Before the first packet, between epochs, or forgotten.
+    /// Before the first packet, between epochs, across runs of which packets are not here, or forgotten.
     Unknown,
     /// After the last packet.
     NotYet,
@@ -216,6 +221,8 @@ pub struct Judge {
     epoch: [u8; 16],
     stream: i32,
     forgotten: bool,
+    /// Everything up to here is in the packets so far, or accounted for by them: ns since 1970.
+    settled_ns: i64,
 }
 
 /// Packets that are not here.
@@ -257,16 +264,18 @@ impl Judge {
             epoch: frame.epoch,
             stream: frame.stream,
             forgotten: frame.forgotten,
+            settled_ns: i64::MIN,
         }
     }
 
     /// Takes the next packet that is stored; in ascending order of sequences.
     pub fn packet(&mut self, packet: Summary) {
         let end_ns = packet.wall_ns(packet.at_boot_ns.max(packet.last_boot_ns));
-        let begin_ns = self
-            .last
-            .as_ref()
-            .map_or(packet.run_began_ns.min(end_ns), early_ns);
+        let begin_ns = if self.last.is_some() {
+            self.settled_ns
+        } else {
+            packet.run_began_ns.min(end_ns)
+        };
         let expected = self.last.as_ref().map_or_else(
             || self.floor.saturating_add(1),
             |last| last.sequence.saturating_add(1),
@@ -289,26 +298,27 @@ impl Judge {
             .last
             .as_ref()
             .is_some_and(|last| last.run == packet.run);
+        if packet.sequence > expected && self.last.is_some() && !same_run {
+            // Whole runs may lie between: what they lost, and when nobody watched, stood in the packets that are not here.
+            self.find(What::Unknown, begin_ns, end_ns);
+        }
         if self.last.is_none() {
             // The packet that comes first tells of the time since it, when it follows others; else of its run.
-            let from_ns = if self.forgotten {
-                end_ns
-            } else if self.floor > 0 {
-                early_ns(&packet)
-            } else {
-                let first = packet.wall_ns(packet.first_boot_ns);
-                packet.run_began_ns.min(first).min(end_ns)
+            // Hooks were attached some time after the run began: the first event is the first proof.
+            let first_ns = packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns));
+            let from_ns = match &packet.account.blind {
+                _ if self.forgotten => end_ns,
+                Some(blind) => blind.to_time_ns,
+                None => first_ns,
             };
             self.report.accounted_from_ns = Some(from_ns);
         }
         if let Some(blind) = &packet.account.blind {
             let from_ns = match (blind.from_time_ns, &self.last) {
                 // What was seen last may have been waiting in the agent when it was killed.
-                (Some(from_ns), Some(last)) if !blind.after_clean_stop => {
-                    from_ns.min(early_ns(last))
-                }
-                (Some(from_ns), _) => from_ns,
-                (None, Some(last)) => early_ns(last),
+                (Some(from_ns), Some(_)) => from_ns.min(self.settled_ns),
+                (Some(from_ns), None) => from_ns,
+                (None, Some(_)) => self.settled_ns,
                 // Before the account begins: told by `join`, which knows the epoch before.
                 (None, None) => blind.to_time_ns,
             };
@@ -348,6 +358,14 @@ impl Judge {
             let unseen = packet.account.unseen_at_most.saturating_sub(before);
             self.report.unseen_at_most = self.report.unseen_at_most.saturating_add(unseen);
         }
+        let settled_ns = if packet.account.waiting == 0 {
+            packet.wall_ns(packet.last_boot_ns)
+        } else {
+            let first_ns = packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns));
+            let before_ns = if same_run { self.settled_ns } else { i64::MIN };
+            first_ns.saturating_sub(HOLD_NS).max(before_ns)
+        };
+        self.settled_ns = settled_ns;
         self.last = Some(packet);
     }
 
@@ -432,12 +450,8 @@ impl Judge {
         for gap in std::mem::take(&mut self.gaps) {
             self.explain(gap);
         }
-        if let Some(last) = &self.last {
-            self.report.accounted_to_ns = Some(if last.account.waiting > 0 {
-                early_ns(last)
-            } else {
-                last.wall_ns(last.last_boot_ns)
-            });
+        if self.last.is_some() {
+            self.report.accounted_to_ns = Some(self.settled_ns);
         }
         self.report
             .findings
@@ -499,11 +513,6 @@ impl Judge {
     }
 }
 
-/// From here on, events may be in later packets than this one: what waits in the agent may be older than what has left it.
-fn early_ns(packet: &Summary) -> i64 {
-    packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns))
-}
-
 /// Takes what lies within the bounds out of ranges, and returns it.
 fn take(ranges: &mut Vec<(i64, i64)>, bounds: (i64, i64)) -> Vec<(i64, i64)> {
     let (mut taken, mut left) = (Vec::new(), Vec::new());
@@ -524,3 +533,6 @@ fn take(ranges: &mut Vec<(i64, i64)>, bounds: (i64, i64)) -> Vec<(i64, i64)> {
     *ranges = left;
     taken
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,13 +42,28 @@ fn log(level: Option<&str>) -> Result<(), tracing_subscriber::filter::ParseError
 }
 
 fn dispatch(args: &Args) -> ExitStatus {
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let (mut out, mut err) = (io::BufWriter::new(io::stdout().lock()), io::stderr());
     let mut streams = Streams {
         out: &mut out,
         err: &mut err,
     };
-    match &args.command {
+    let status = match &args.command {
         Command::Serve(args) => command::serve::run(args, &mut streams),
+        Command::Agents(args) => command::agents::run(args, &mut streams),
+        Command::Query(args) => command::query::query(args, &mut streams),
+        Command::Export(args) => command::query::export(args, &mut streams),
+        Command::Settings(args) => command::settings::run(args, &mut streams),
         Command::Certificates(args) => command::certificates::run(args, &mut streams),
+    };
+    let flushed = out.flush();
+    let mut streams = Streams {
+        out: &mut io::sink(),
+        err: &mut err,
+    };
+    let written = streams.written(flushed);
+    if written == ExitStatus::Ok {
+        status
+    } else {
+        written
     }
 }

@@ -25,6 +25,21 @@ mod tests {
         &["args", "command", "main"],
     ];
 
+    /// Layers of the central node, lowest first.
+    const NODE_LAYERS: &[&[&str]] = &[
+        &["clock", "exit", "packet", "term"],
+        &["account", "agent_id", "completeness"],
+        &["store"],
+        &["config", "query", "writer"],
+        &["certificate", "listen"],
+        &["server"],
+        &["args", "command", "main", "testing"],
+    ];
+
+    /// Crates with layers: where their sources are, and which.
+    const LAYERED: &[(&str, &[&[&str]])] =
+        &[("sensor/src", LAYERS), ("central-node/src", NODE_LAYERS)];
+
     fn root() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
@@ -59,15 +74,15 @@ mod tests {
             .join("\n")
     }
 
-    /// First component of a daemon file's module path: `enrich` for `enrich/hash.rs`.
-    fn module(path: &Path) -> String {
-        let inside = path.strip_prefix(root().join("sensor/src")).unwrap();
+    /// First component of a file's module path: `enrich` for `enrich/hash.rs`.
+    fn module(src: &str, path: &Path) -> String {
+        let inside = path.strip_prefix(root().join(src)).unwrap();
         let first = inside.iter().next().unwrap().to_str().unwrap();
         first.trim_end_matches(".rs").to_owned()
     }
 
-    fn layer(module: &str) -> Option<usize> {
-        LAYERS.iter().position(|layer| layer.contains(&module))
+    fn layer(layers: &[&[&str]], module: &str) -> Option<usize> {
+        layers.iter().position(|layer| layer.contains(&module))
     }
 
     /// Modules that a file names by `crate::` (or the binary by `sensor::`), in groups too.
@@ -115,14 +130,20 @@ mod tests {
 
     #[test]
     fn modules_import_only_from_their_own_or_a_lower_layer() {
+        for (src, layers) in LAYERED {
+            check_layers(src, layers);
+        }
+    }
+
+    fn check_layers(src: &str, layers: &[&[&str]]) {
         let mut same_layer: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut wrong = Vec::new();
-        for path in sources(&root().join("sensor/src")) {
-            let from = module(&path);
+        for path in sources(&root().join(src)) {
+            let from = module(src, &path);
             if from == "lib" {
                 continue;
             }
-            let Some(own) = layer(&from) else {
+            let Some(own) = layer(layers, &from) else {
                 wrong.push(format!(
                     "{}: module `{from}` is in no layer",
                     path.display()
@@ -130,7 +151,7 @@ mod tests {
                 continue;
             };
             for to in imports(&code(&path)) {
-                match layer(&to) {
+                match layer(layers, &to) {
                     Some(other) if other > own => {
                         wrong.push(format!(
                             "{}: `{from}` imports `{to}`, a layer up",
@@ -162,12 +183,13 @@ mod tests {
 
     #[test]
     fn every_layered_module_exists() {
-        let src = root().join("sensor/src");
-        for module in LAYERS.iter().flat_map(|layer| layer.iter()) {
-            assert!(
-                src.join(format!("{module}.rs")).exists(),
-                "layer table names `{module}`, which is not there"
-            );
+        for (src, layers) in LAYERED {
+            for module in layers.iter().flat_map(|layer| layer.iter()) {
+                assert!(
+                    root().join(src).join(format!("{module}.rs")).exists(),
+                    "layer table of {src} names `{module}`, which is not there"
+                );
+            }
         }
     }
 
@@ -188,6 +210,7 @@ mod tests {
             "sensor-common/src",
             "sensor-proto/src",
             "sensor-ebpf/src",
+            "central-node/src",
             "xtask/src",
         ] {
             for path in sources(&root().join(folder)) {
@@ -211,19 +234,24 @@ mod tests {
     }
 
     fn only_in(needles: &[&str], allowed: &[&str]) {
+        only_in_crate("sensor/src", needles, allowed);
+    }
+
+    fn node_only_in(needles: &[&str], allowed: &[&str]) {
+        only_in_crate("central-node/src", needles, allowed);
+    }
+
+    fn only_in_crate(src: &str, needles: &[&str], allowed: &[&str]) {
         let mut wrong = Vec::new();
-        for path in sources(&root().join("sensor/src")) {
-            let inside = path
-                .strip_prefix(root().join("sensor/src"))
-                .unwrap()
-                .to_owned();
+        for path in sources(&root().join(src)) {
+            let inside = path.strip_prefix(root().join(src)).unwrap().to_owned();
             if allowed.iter().any(|allowed| inside.starts_with(allowed)) {
                 continue;
             }
             let text = code(&path);
             for needle in needles {
                 if text.contains(needle) {
-                    wrong.push(format!("{}: {needle}", inside.display()));
+                    wrong.push(format!("{src}/{}: {needle}", inside.display()));
                 }
             }
         }
@@ -233,6 +261,20 @@ mod tests {
     #[test]
     fn the_wall_clock_is_read_in_clock_only() {
         only_in(&["SystemTime::now", "CLOCK_REALTIME"], &["clock.rs"]);
+        node_only_in(&["SystemTime::now", "now_utc", "now_local"], &["clock.rs"]);
+    }
+
+    #[test]
+    fn the_node_has_one_writer_one_opener_of_packets_and_bounded_queues() {
+        node_only_in(
+            &["unbounded_channel", "mpsc::channel()", "process::Command"],
+            &[],
+        );
+        node_only_in(
+            &["rusqlite::", "prepare_cached"],
+            &["store.rs", "store", "writer.rs", "query.rs"],
+        );
+        node_only_in(&["packet::open(", "OpenError"], &["packet.rs", "server.rs"]);
     }
 
     #[test]

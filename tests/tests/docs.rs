@@ -160,6 +160,8 @@ mod tests {
             "sensor-ebpf/src",
             "sensor-ebpf/src/probe",
             "sensor-common/src",
+            "central-node/src",
+            "central-node/src/store",
         ] {
             for entry in fs::read_dir(root().join(folder)).unwrap() {
                 let path = entry.unwrap().path();

@@ -499,6 +499,44 @@ pub fn set_settings(
     )?)
 }
 
+/// Settings as they were set.
+#[derive(Clone, Debug)]
+pub struct SettingsRow {
+    /// Whose; none: all agents'.
+    pub agent: Option<uuid::Uuid>,
+    /// Kind.
+    pub kind: String,
+    /// Version.
+    pub version: i64,
+    /// The document.
+    pub document: String,
+    /// When, ns since 1970.
+    pub set_ns: i64,
+}
+
+/// All settings that count for somebody, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn all_settings(connection: &Connection) -> Result<Vec<SettingsRow>, StoreError> {
+    let mut select = connection.prepare_cached(
+        "SELECT agent, type, version, document, set_ns FROM settings AS s
+         WHERE version = (SELECT max(version) FROM settings WHERE type = s.type AND agent IS s.agent) ORDER BY version",
+    )?;
+    let rows = select.query_map([], |row| {
+        Ok(SettingsRow {
+            agent: row
+                .get::<_, Option<[u8; 16]>>(0)?
+                .map(uuid::Uuid::from_bytes),
+            kind: row.get(1)?,
+            version: row.get(2)?,
+            document: row.get(3)?,
+            set_ns: row.get(4)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The last of the packets that are stored without a gap from `from` on; if `from` itself is not stored, the last before it.
 ///
 /// # Errors
@@ -555,6 +593,9 @@ pub fn last_durable(
 fn signed_len(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
+
+/// Kind of settings: filter rules.
+pub const FILTER: &str = "filter";
 
 /// How long a waiting agent is told to wait when the disk takes nothing.
 pub const RETRY_WHEN_FULL: Duration = Duration::from_secs(5);

@@ -1,5 +1,7 @@
 //! What becomes of packets.
 
+use std::collections::BTreeMap;
+
 use central_node::certificate::{Authority, CA};
 use central_node::packet::digest;
 use central_node::server::Node;
@@ -39,6 +41,22 @@ impl World {
         Delivery::begin(&mut client, agent_id, Vec::new())
             .await
             .unwrap()
+    }
+
+    /// What `agents --json` says, by agent.
+    fn agents(&self) -> BTreeMap<Uuid, serde_json::Value> {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_central-node"))
+            .args(["agents", "--json", "--since", "36500d", "--data"])
+            .arg(self.place.data())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|agent| (agent["agent_id"].as_str().unwrap().parse().unwrap(), agent))
+            .collect()
     }
 }
 
@@ -163,4 +181,206 @@ async fn nothing_is_accepted_without_a_valid_certificate() {
     }
     // And the node is well.
     world.delivery(agent_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_order_is_stored_and_the_welcome_tells_what_is_durable() {
+    let world = World::new().await;
+    let agent_id = Uuid::new_v4();
+    let mut delivery = world.delivery(agent_id).await;
+    let mut maker = Maker::new(agent_id, v1::Stream::Process);
+    let packets: Vec<_> = (0..6).map(|_| some(&mut maker, 2)).collect();
+    // 1, 3, 2 and 6: after 3 there is a gap.
+    for index in [0, 2, 1, 5] {
+        let answer = delivery.deliver(packets[index].clone()).await;
+        assert_eq!(acked(&answer), v1::AckStatus::Stored);
+    }
+    let ask = |sequence| v1::StreamPosition {
+        epoch: maker.epoch.to_vec(),
+        stream: v1::Stream::Process.into(),
+        sequence,
+        digest: None,
+    };
+    let pair = world.place.agent(agent_id).unwrap();
+    let mut client = client(world.node.address(), &world.ca, Some(&pair))
+        .await
+        .unwrap();
+    for (next, durable) in [(1, 3), (2, 3), (4, 3), (5, 3), (6, 6), (9, 6)] {
+        let delivery = Delivery::begin(&mut client, agent_id, vec![ask(next)])
+            .await
+            .unwrap();
+        let [position] = delivery.welcome.positions.as_slice() else {
+            panic!("{:?}", delivery.welcome);
+        };
+        assert_eq!(position.sequence, durable, "the next one is {next}");
+        let index = usize::try_from(durable).unwrap() - 1;
+        assert_eq!(position.digest, Some(digest(&packets[index]).to_vec()));
+    }
+    // Another agent learns nothing of it.
+    let other = Uuid::new_v4();
+    let pair = world.place.agent(other).unwrap();
+    let mut client = super::agent::client(world.node.address(), &world.ca, Some(&pair))
+        .await
+        .unwrap();
+    let delivery = Delivery::begin(&mut client, other, vec![ask(1)])
+        .await
+        .unwrap();
+    assert_eq!(delivery.welcome.positions, []);
+    let agents = world.agents();
+    let stream = &agents[&agent_id]["completeness"][0];
+    let missing: Vec<_> = stream["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["finding"] == "missing")
+        .map(|finding| {
+            (
+                finding["first_sequence"].as_i64(),
+                finding["last_sequence"].as_i64(),
+            )
+        })
+        .collect();
+    assert_eq!(missing, [(Some(4), Some(5))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_and_enormous_packets_are_refused_and_the_next_is_taken() {
+    let world = World::new().await;
+    let agent_id = Uuid::new_v4();
+    let mut delivery = world.delivery(agent_id).await;
+    let mut maker = Maker::new(agent_id, v1::Stream::Process);
+    let good = some(&mut maker, 2);
+    let mut cut = good.clone();
+    cut.truncate(good.len() - 9);
+    for garbage in [b"garbage".to_vec(), Vec::new(), vec![0xff; 100_000], cut] {
+        let answer = delivery.deliver(garbage).await;
+        assert_eq!(refused(&answer), v1::RefusalReason::Malformed);
+    }
+    // Longer than the node takes, and within the frame's limit.
+    let limit = usize::try_from(delivery.welcome.max_packet_bytes).unwrap();
+    let answer = delivery.deliver(vec![0; limit + 1]).await;
+    assert_eq!(refused(&answer), v1::RefusalReason::TooLarge);
+    assert_eq!(acked(&delivery.deliver(good).await), v1::AckStatus::Stored);
+    // A frame beyond the limit ends the stream, and the node is well.
+    delivery.send(vec![0; limit * 2]).await;
+    assert_eq!(
+        delivery.answer().await.unwrap_err().code(),
+        tonic::Code::OutOfRange
+    );
+    world.delivery(agent_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_instead_of_frames_harms_nobody() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::new().await;
+    let agent_id = Uuid::new_v4();
+    let pair = world.place.agent(agent_id).unwrap();
+    let address = world.node.address();
+    // Before TLS.
+    let mut plain = tokio::net::TcpStream::connect(address).await.unwrap();
+    plain.write_all(&[0x16; 4_096]).await.unwrap();
+    // A client that says nothing keeps its place only for the time of a handshake.
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    // After TLS, instead of HTTP/2: the connection ends.
+    let mut inside = super::agent::connect(address, &world.ca, Some(&pair))
+        .await
+        .unwrap();
+    inside.write_all(&[0xa5; 64 << 10]).await.unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(super::agent::LONG, inside.read_to_end(&mut rest)).await;
+    drop(ended.unwrap());
+    world.delivery(agent_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_reads_no_answers_is_not_read_from() {
+    let world = World::new().await;
+    let agent_id = Uuid::new_v4();
+    let mut slow = world.delivery(agent_id).await;
+    let mut maker = Maker::new(agent_id, v1::Stream::Process);
+    let packet = some(&mut maker, 1);
+    // Acks of duplicates: more than the node lets be on the way. It stops reading; sending does not return at some time.
+    let mut sent = 0u32;
+    while tokio::time::timeout(std::time::Duration::from_secs(2), slow.send(packet.clone()))
+        .await
+        .is_ok()
+    {
+        sent += 1;
+        if sent == 200_000 {
+            break;
+        }
+    }
+    // Meanwhile others are served.
+    let other = Uuid::new_v4();
+    let mut delivery = world.delivery(other).await;
+    let mut theirs = Maker::new(other, v1::Stream::Process);
+    let answer = delivery.deliver(some(&mut theirs, 1)).await;
+    assert_eq!(acked(&answer), v1::AckStatus::Stored);
+    // And when it reads, every packet was answered once.
+    for _ in 0..sent {
+        slow.answer().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_reach_an_agent_once() {
+    let world = World::new().await;
+    let agent_id = Uuid::new_v4();
+    let pair = world.place.agent(agent_id).unwrap();
+    let mut client = client(world.node.address(), &world.ca, Some(&pair))
+        .await
+        .unwrap();
+    let mut request = v1::SyncRequest {
+        agent_id: agent_id.as_bytes().to_vec(),
+        agent_version: "0.1.0".to_owned(),
+        waiting_packets: 3,
+        ..v1::SyncRequest::default()
+    };
+    let answer = client
+        .synchronize(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.settings, []);
+    assert_eq!(answer.period_ms, Some(300_000));
+    let document = "[[filter.rule]]\nname = 'quiet'\naction = 'exclude'\n";
+    let connection = central_node::store::open(&world.place.data()).unwrap();
+    let set = |agent: Option<Uuid>, document: &str| {
+        let agent = agent.map(|agent| *agent.as_bytes());
+        central_node::store::write::set_settings(&connection, agent, "filter", document).unwrap()
+    };
+    let first = set(None, document);
+    set(Some(Uuid::new_v4()), "another's");
+    let answer = client
+        .synchronize(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let [settings] = answer.settings.as_slice() else {
+        panic!("{:?}", answer.settings);
+    };
+    assert_eq!(settings.document, document);
+    assert_eq!(settings.version, u64::try_from(first).unwrap());
+    let status = |version| v1::SettingsStatus {
+        r#type: "filter".to_owned(),
+        version,
+        state: v1::ApplyState::Refused.into(),
+        error: Some("no such rule".to_owned()),
+    };
+    request.settings = vec![status(settings.version)];
+    let answer = client
+        .synchronize(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.settings, [], "what it has is not sent again");
+    let own = set(Some(agent_id), "");
+    let answer = client.synchronize(request).await.unwrap().into_inner();
+    assert_eq!(answer.settings.len(), 1);
+    assert_eq!(answer.settings[0].version, u64::try_from(own).unwrap());
+    let agents = world.agents();
+    let state = &agents[&agent_id]["state"];
+    assert_eq!(state["waiting_packets"], 3);
+    assert_eq!(state["settings"][0]["error"], "no such rule");
 }

@@ -3,9 +3,11 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::tests_outside_test_module,
     reason = "all of it is tests"
 )]
 
 mod agent;
 mod delivery;
+mod program;

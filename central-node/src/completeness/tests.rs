@@ -1,0 +1,447 @@
+//! A world is made up, in which events happen, are lost, evicted, refused, vanish, and agents crash; then every span of time is asked
+//! about, and the answers compared with what the world knows.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::account::{Account, Loss};
+
+const S: i64 = SECOND_NS;
+/// Wall clock less boot clock.
+const OFFSET: i64 = 1_000 * S;
+const EPOCH: [u8; 16] = [7; 16];
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// An event is seen; it leaves with the next packet, or with the one after.
+    Event { held: bool },
+    /// An event is lost and counted.
+    Lose { daemon: bool },
+    /// A packet is sealed.
+    Seal,
+    /// The oldest packets that were not sent are given up.
+    Evict(usize),
+    /// Packets that wait are sent; one of them may be refused, or vanish without a trace.
+    Send {
+        refuse: Option<usize>,
+        vanish: Option<usize>,
+    },
+    /// The agent is killed; an event happens meanwhile; it starts again.
+    Crash,
+    /// The agent stops in order, an event happens, it starts again.
+    Stop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = || prop::option::weighted(0.15, 0usize..4);
+    prop_oneof![
+        8 => any::<bool>().prop_map(|held| Step::Event { held }),
+        2 => any::<bool>().prop_map(|daemon| Step::Lose { daemon }),
+        6 => Just(Step::Seal),
+        1 => (1usize..4).prop_map(Step::Evict),
+        4 => (at(), at()).prop_map(|(refuse, vanish)| Step::Send { refuse, vanish }),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Stop),
+    ]
+}
+
+/// A packet that is sealed: what it says, and the times of its events.
+#[derive(Clone, Debug)]
+struct Sealed {
+    summary: Summary,
+    events: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    now: i64,
+    run: u8,
+    run_began: i64,
+    sequence: i64,
+    kernel_lost: u64,
+    daemon_lost: u64,
+    pending: Vec<i64>,
+    held: Vec<i64>,
+    unsent: Vec<Sealed>,
+    tombstones: Vec<v1::Tombstone>,
+    blind: Option<v1::BlindInterval>,
+    durable: Option<i64>,
+    stored: Vec<Summary>,
+    rejected: Vec<i64>,
+    /// Wall-clock times of events that are here, and of those that are not.
+    here: Vec<i64>,
+    away: Vec<i64>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: 10 * S,
+            run: 1,
+            run_began: 10 * S,
+            ..Self::default()
+        }
+    }
+
+    fn tick(&mut self) -> i64 {
+        self.now += S;
+        self.now
+    }
+
+    fn seal(&mut self) {
+        self.sequence += 1;
+        let mut events = std::mem::take(&mut self.pending);
+        events.sort_unstable();
+        // A heartbeat accounts for the time up to what waits.
+        let reached = self.held.first().map_or(self.now, |held| held - 1);
+        let last = events.last().copied().unwrap_or(reached);
+        let loss = |origin: Origin, count| Loss {
+            name: "exec".to_owned(),
+            origin: origin.into(),
+            cause: "full".to_owned(),
+            count,
+        };
+        let losses = [
+            loss(Origin::Kernel, self.kernel_lost),
+            loss(Origin::Daemon, self.daemon_lost),
+        ];
+        let summary = Summary {
+            sequence: self.sequence,
+            run: [self.run; 16],
+            run_began_ns: self.run_began + OFFSET,
+            sealed_ns: self.now + OFFSET,
+            at_boot_ns: self.now,
+            first_boot_ns: events.first().copied().unwrap_or(last),
+            last_boot_ns: last,
+            counts: vec![(100, u64::try_from(events.len()).unwrap())],
+            account: Account {
+                losses: losses.into_iter().filter(|loss| loss.count > 0).collect(),
+                tombstones: std::mem::take(&mut self.tombstones),
+                blind: self.blind.take(),
+                waiting: u64::try_from(self.held.len()).unwrap(),
+                unseen_at_most: 0,
+            },
+            ..Summary::default()
+        };
+        self.durable = Some(last);
+        self.unsent.push(Sealed { summary, events });
+        self.pending = std::mem::take(&mut self.held);
+    }
+
+    fn lose(&mut self, times: impl IntoIterator<Item = i64>) {
+        self.away
+            .extend(times.into_iter().map(|time| time + OFFSET));
+    }
+
+    fn begin_run(&mut self, clean: bool) {
+        let unseen = self.tick();
+        self.lose([unseen]);
+        let attached = self.tick();
+        self.run += 1;
+        self.run_began = attached - S / 2;
+        (self.kernel_lost, self.daemon_lost) = (0, 0);
+        self.blind = Some(v1::BlindInterval {
+            from_boot_ns: self.durable.map(|last| last.unsigned_abs()),
+            from_time_ns: self.durable.map(|last| last + OFFSET),
+            to_boot_ns: attached.unsigned_abs(),
+            to_time_ns: attached + OFFSET,
+            after_clean_stop: clean,
+            ..v1::BlindInterval::default()
+        });
+        self.now += 1;
+    }
+
+    fn step(&mut self, step: Step) {
+        let now = self.tick();
+        match step {
+            Step::Event { held: true } => self.held.push(now),
+            Step::Event { held: false } => self.pending.push(now),
+            Step::Lose { daemon } => {
+                if daemon {
+                    self.daemon_lost += 1;
+                } else {
+                    self.kernel_lost += 1;
+                }
+                self.lose([now]);
+            }
+            Step::Seal => self.seal(),
+            Step::Evict(count) => {
+                for packet in self
+                    .unsent
+                    .drain(..count.min(self.unsent.len()))
+                    .collect::<Vec<_>>()
+                {
+                    let sequence = packet.summary.sequence.unsigned_abs();
+                    self.tombstones.push(v1::Tombstone {
+                        epoch: EPOCH.to_vec(),
+                        stream: 1,
+                        first_sequence: sequence,
+                        last_sequence: sequence,
+                        counts: vec![v1::TypeCount {
+                            r#type: 100,
+                            count: u64::try_from(packet.events.len()).unwrap(),
+                        }],
+                        cause: v1::TombstoneCause::Bytes.into(),
+                        ..v1::Tombstone::default()
+                    });
+                    // What it told of others is told again: the spool keeps it.
+                    self.tombstones.extend(packet.summary.account.tombstones);
+                    if let Some(blind) = packet.summary.account.blind {
+                        self.blind.get_or_insert(blind);
+                    }
+                    self.lose(packet.events);
+                }
+            }
+            Step::Send { refuse, vanish } => {
+                for (index, packet) in std::mem::take(&mut self.unsent).into_iter().enumerate() {
+                    if vanish == Some(index) {
+                        self.lose(packet.events);
+                    } else if refuse == Some(index) {
+                        self.rejected.push(packet.summary.sequence);
+                        self.lose(packet.events);
+                    } else {
+                        let times = packet.events.iter().map(|time| time + OFFSET);
+                        self.here.extend(times);
+                        self.stored.push(packet.summary);
+                    }
+                }
+            }
+            Step::Crash => {
+                let (pending, held) = (
+                    std::mem::take(&mut self.pending),
+                    std::mem::take(&mut self.held),
+                );
+                self.lose(pending);
+                self.lose(held);
+                self.begin_run(false);
+            }
+            Step::Stop => {
+                self.seal();
+                self.seal();
+                self.begin_run(true);
+            }
+        }
+    }
+
+    /// What has not been sent is not here.
+    fn rest(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        let held = std::mem::take(&mut self.held);
+        let unsent = std::mem::take(&mut self.unsent);
+        self.lose(pending);
+        self.lose(held);
+        self.lose(unsent.into_iter().flat_map(|packet| packet.events));
+    }
+
+    fn ask(&self, span: Span) -> Report {
+        let question = Question {
+            span,
+            event_type: Some(v1::EventType::Exec),
+        };
+        let frame = Frame {
+            epoch: EPOCH,
+            stream: 1,
+            rejected: self.rejected.clone(),
+            ..Frame::default()
+        };
+        let mut judge = Judge::new(question.clone(), frame);
+        for summary in &self.stored {
+            judge.packet(summary.clone());
+        }
+        join(&question, vec![judge.finish()])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Whatever happens: a span that is said to be complete has every event of the world.
+    #[test]
+    fn complete_is_said_only_of_what_is_complete(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.rest();
+        for from in (0..world.now / S + 2).step_by(2) {
+            for length in [0, 1, 3, 10] {
+                let span = Span {
+                    from_ns: from * S + OFFSET,
+                    to_ns: (from + length) * S + OFFSET,
+                };
+                let report = world.ask(span);
+                if report.complete() {
+                    let away: Vec<_> = world
+                        .away
+                        .iter()
+                        .filter(|time| (span.from_ns..=span.to_ns).contains(*time))
+                        .collect();
+                    prop_assert!(away.is_empty(), "{span:?}: {away:?} are not here");
+                }
+            }
+        }
+    }
+
+    /// Without crashes and vanished packets, every event of the world that is not here is counted, once the last packet is here.
+    #[test]
+    fn what_is_lost_is_counted(
+        steps in prop::collection::vec(
+            step().prop_filter("told by numbers", |step| {
+                !matches!(step, Step::Crash | Step::Stop | Step::Send { .. })
+            }),
+            1..60,
+        ),
+        sent in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let mut world = World::new();
+        for (step, sent) in steps.into_iter().zip(sent) {
+            world.step(step);
+            if sent {
+                world.step(Step::Send { refuse: None, vanish: None });
+            }
+        }
+        world.step(Step::Seal);
+        world.step(Step::Seal);
+        world.step(Step::Send { refuse: None, vanish: None });
+        world.rest();
+        let report = world.ask(Span::ALL);
+        prop_assert_eq!(report.lost(), u64::try_from(world.away.len()).unwrap());
+        let explained = |finding: &Finding| {
+            matches!(finding.what, What::Lost { .. } | What::Evicted { .. } | What::Unknown | What::NotYet)
+        };
+        prop_assert!(report.findings.iter().all(explained), "{:?}", report.findings);
+    }
+
+    /// When nothing goes wrong, all the time between the first and the last packet is complete.
+    #[test]
+    fn what_is_complete_is_said_to_be(held in prop::collection::vec(any::<bool>(), 2..40)) {
+        let mut world = World::new();
+        world.step(Step::Seal);
+        for held in held {
+            world.step(Step::Event { held });
+            world.step(Step::Seal);
+        }
+        world.step(Step::Seal);
+        world.step(Step::Seal);
+        world.step(Step::Send { refuse: None, vanish: None });
+        world.rest();
+        let all = world.ask(Span::ALL);
+        let span = Span {
+            from_ns: all.accounted_from_ns.unwrap(),
+            to_ns: all.accounted_to_ns.unwrap(),
+        };
+        prop_assert_eq!(span.to_ns, world.stored.last().unwrap().sealed_ns);
+        let report = world.ask(span);
+        prop_assert!(report.complete(), "{:?}", report.findings);
+    }
+}
+
+fn finding(report: &Report) -> Vec<&What> {
+    report
+        .findings
+        .iter()
+        .map(|finding| &finding.what)
+        .collect()
+}
+
+#[test]
+fn nothing_is_known_of_a_stream_without_packets() {
+    assert_eq!(finding(&World::new().ask(Span::ALL)), [&What::Unknown]);
+}
+
+#[test]
+fn a_gap_is_missing_refused_or_evicted_by_what_is_known_of_it() {
+    let mut world = World::new();
+    for _ in 0..6 {
+        world.step(Step::Event { held: false });
+        world.step(Step::Seal);
+    }
+    // 1 vanishes, 3 is refused, the rest arrives.
+    world.step(Step::Send {
+        refuse: Some(2),
+        vanish: Some(0),
+    });
+    world.step(Step::Event { held: false });
+    world.step(Step::Seal);
+    world.step(Step::Evict(1));
+    world.step(Step::Seal);
+    world.step(Step::Send {
+        refuse: None,
+        vanish: None,
+    });
+    let report = world.ask(Span::ALL);
+    let found = finding(&report);
+    for what in [
+        What::Missing { first: 1, last: 1 },
+        What::Rejected { first: 3, last: 3 },
+        What::Evicted {
+            first: 7,
+            last: 7,
+            cause: v1::TombstoneCause::Bytes,
+            count: Some(1),
+        },
+    ] {
+        assert!(found.contains(&&what), "{what:?} is not in {found:?}");
+    }
+}
+
+#[test]
+fn a_type_that_lost_nothing_is_complete_while_another_is_not() {
+    let mut world = World::new();
+    world.step(Step::Seal);
+    world.step(Step::Lose { daemon: false });
+    world.step(Step::Seal);
+    world.step(Step::Send {
+        refuse: None,
+        vanish: None,
+    });
+    let span = Span {
+        from_ns: world.stored[0].sealed_ns,
+        to_ns: world.stored[1].sealed_ns,
+    };
+    assert!(!world.ask(span).complete());
+    let question = Question {
+        span,
+        event_type: Some(v1::EventType::Exit),
+    };
+    let mut judge = Judge::new(question.clone(), Frame::default());
+    for summary in &world.stored {
+        judge.packet(summary.clone());
+    }
+    assert!(join(&question, vec![judge.finish()]).complete());
+}
+
+#[test]
+fn between_two_epochs_nothing_is_known() {
+    let question = Question {
+        span: Span::ALL,
+        event_type: None,
+    };
+    let epoch = |from_ns, to_ns| Report {
+        accounted_from_ns: Some(from_ns),
+        accounted_to_ns: Some(to_ns),
+        ..Report::default()
+    };
+    let joined = join(&question, vec![epoch(50, 90), epoch(10, 40)]);
+    let spans: Vec<_> = joined
+        .findings
+        .iter()
+        .map(|finding| (finding.from_ns, finding.to_ns))
+        .collect();
+    assert_eq!(spans, [(i64::MIN, 9), (41, 49), (91, i64::MAX)]);
+    assert!(
+        join(
+            &Question {
+                span: Span {
+                    from_ns: 55,
+                    to_ns: 80
+                },
+                ..question
+            },
+            vec![epoch(50, 90)]
+        )
+        .complete()
+    );
+}

@@ -2,7 +2,8 @@
 //!
 //! One thread drains the process lane to its end before each bounded bite of the other lanes. A sample is copied once,
 //! into the arena of a [`Batch`]; batches go through a bounded queue, and when that is full they are dropped and
-//! counted: the rings go on being emptied. A share of the queue is kept for the process lane.
+//! counted: the rings go on being emptied. A share of the queue is kept for the process lane. While half of the queue
+//! waits, only full batches join it: it is room for records, not for looks at the rings.
 //!
 //! While records come, the reader polls by timer and tells the programs that it needs no wake-up. After a quiet spell it
 //! takes that back, looks once more, and sleeps until a program wakes it. A wake-up that falls between is bounded by a
@@ -284,6 +285,8 @@ struct Intake {
     process: Batch,
     bulk: Batch,
     sequences: Sequences,
+    /// It waits for room instead of dropping: nothing new is owed to the rings.
+    ending: bool,
 }
 
 impl Intake {
@@ -301,6 +304,7 @@ impl Intake {
             process: Batch::default(),
             bulk: Batch::default(),
             sequences: Sequences::default(),
+            ending: false,
         }
     }
 
@@ -332,14 +336,20 @@ impl Intake {
         bulk
     }
 
-    /// Passes a batch on if it holds anything, dropping it if the queue is full.
+    /// Passes a batch on if it holds anything, or keeps it for more if others wait already; drops it if it is full and the
+    /// queue is too.
     fn flush(&mut self, bulk: bool) {
-        let fresh = self.sender.fresh();
-        let batch = self.batch(bulk);
-        if batch.is_empty() {
+        if self.ending {
+            self.put(bulk);
             return;
         }
-        let batch = std::mem::replace(batch, fresh);
+        let crowded = self.sender.crowded(bulk);
+        let batch = self.batch(bulk);
+        if batch.is_empty() || (crowded && !batch.full()) {
+            return;
+        }
+        let fresh = self.sender.fresh();
+        let batch = std::mem::replace(self.batch(bulk), fresh);
         match self.sender.offer(batch, bulk) {
             Ok(()) => (self.notify)(),
             Err(mut dropped) => {
@@ -471,6 +481,7 @@ impl Polling {
         loop {
             self.intake.counters.wakeups.fetch_add(1, Ordering::Relaxed);
             let stop = self.stop.asked.load(Ordering::Acquire);
+            self.intake.ending |= stop;
             let (taken, left) = self.drain(bulk_due || stop);
             if stop {
                 // One look after the last record is enough where the programs are detached; where they are not, the
@@ -591,6 +602,16 @@ mod tests {
         sample::<FileCloseRecord>(0, sequence)
     }
 
+    /// So many make a batch full.
+    const RECORDS: u64 = 1024;
+
+    /// A full batch of one record.
+    fn fill(intake: &mut Intake, record: &[u8]) {
+        for _record in 0..RECORDS {
+            intake.take(record);
+        }
+    }
+
     fn intake(capacity: usize) -> (Intake, BatchReceiver, Arc<ReaderCounters>) {
         let (sender, receiver) = queue(capacity);
         let counters = Arc::new(ReaderCounters::default());
@@ -601,25 +622,72 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_by_kind_and_keeps_room_for_processes() {
         let (mut intake, receiver, counters) = intake(4);
-        for sequence in 1..=5 {
-            intake.take(&close(sequence));
+        for _batch in 0..5 {
+            fill(&mut intake, &close(1));
             intake.flush(true);
         }
         let files = Some(RecordKind::FileClose);
         // Three of four places are for bulk lanes.
         assert_eq!(receiver.waiting(), 3);
-        assert_eq!(counters.received(files), 5);
-        assert_eq!(counters.queue_full(files), 2);
-        for sequence in 1..=2 {
-            intake.take(&exit(sequence));
+        assert_eq!(counters.received(files), 5 * RECORDS);
+        assert_eq!(counters.queue_full(files), 2 * RECORDS);
+        for _batch in 0..2 {
+            fill(&mut intake, &exit(1));
             intake.flush(false);
         }
-        assert_eq!(counters.queue_full(Some(RecordKind::Exit)), 1);
+        assert_eq!(counters.queue_full(Some(RecordKind::Exit)), RECORDS);
         assert_eq!(receiver.waiting(), 4);
         // What was dropped is not sent later.
         drop(receiver.try_receive().unwrap());
         intake.flush(false);
         assert_eq!(receiver.waiting(), 3);
+    }
+
+    /// A reader that looks often must not fill the queue with looks: few records each, and the next stall would lose some.
+    #[test]
+    fn records_wait_for_company_while_the_queue_is_crowded() {
+        let (mut intake, receiver, counters) = intake(8);
+        for sequence in 1..=1000 {
+            for (record, bulk) in [(close(sequence), true), (exit(sequence), false)] {
+                intake.take(&record);
+                intake.flush(bulk);
+            }
+        }
+        for kind in [RecordKind::FileClose, RecordKind::Exit] {
+            assert_eq!(counters.queue_full(Some(kind)), 0);
+        }
+        assert!(receiver.waiting() <= 4);
+        let mut received = 0;
+        let mut take = |intake: &mut Intake| {
+            while let Ok(batch) = receiver.try_receive() {
+                received += batch.len();
+            }
+            intake.flush(true);
+            intake.flush(false);
+        };
+        take(&mut intake);
+        take(&mut intake);
+        assert_eq!(received, 2000);
+    }
+
+    #[test]
+    fn at_the_end_nothing_is_dropped() {
+        let (mut intake, receiver, counters) = intake(2);
+        intake.ending = true;
+        let reading = std::thread::spawn(move || {
+            let mut received = 0;
+            while let Ok(batch) = receiver.receive(Duration::from_secs(10)) {
+                received += batch.len();
+            }
+            received
+        });
+        for sequence in 1..=100 {
+            intake.take(&exit(sequence));
+            intake.flush(false);
+        }
+        drop(intake);
+        assert_eq!(reading.join().unwrap(), 100);
+        assert_eq!(counters.queue_full(Some(RecordKind::Exit)), 0);
     }
 
     #[test]
@@ -659,12 +727,16 @@ mod tests {
         let tee: Tee = Box::new(move |sample| tee.lock().unwrap().push(sample.to_vec()));
         let counters = Arc::new(ReaderCounters::default());
         let mut intake = Intake::new(sender, counters, Some(tee), Box::new(|| {}));
-        for sequence in 1..=4 {
-            intake.take(&close(sequence));
+        for _batch in 0..4 {
+            fill(&mut intake, &close(1));
             intake.flush(true);
         }
-        assert_eq!(seen.lock().unwrap().len(), 4);
-        assert_eq!(intake.counters.queue_full(Some(RecordKind::FileClose)), 3);
+        let records = usize::try_from(RECORDS).unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 4 * records);
+        assert_eq!(
+            intake.counters.queue_full(Some(RecordKind::FileClose)),
+            3 * RECORDS
+        );
     }
 
     fn record(count: u64) -> (tempfile::TempDir, Recording<BufReader<File>>) {

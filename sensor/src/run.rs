@@ -193,6 +193,7 @@ pub fn live(
     tell: &mut dyn FnMut(&Ledger),
 ) -> Result<Summary, RunError> {
     let config = request.config;
+    let called = Instant::now();
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
@@ -206,7 +207,8 @@ pub fn live(
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
-    tracing::info!(hooks = %kernel.loaded.coverage().brief(), "ready");
+    let after_ms = u64::try_from((began - called).as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(after_ms, hooks = %kernel.loaded.coverage().brief(), "ready");
     let (control, commands) = sync_channel(4);
     let connecting = kernel.connecting;
     let thread = std::thread::Builder::new()

@@ -94,7 +94,7 @@ fn tcp(address: &str, family: &'static str) {
         duration(&mut body, &event, &facts);
         body.check(&event["connect"]);
         let mut around = envelope(&event, child.pid(), child.pid(), "network", began);
-        around.is("backend", Place::here().backend.replace('-', "_"));
+        around.is("backend", sensor.backend("connect"));
         around.check(&event);
         child.finish_well();
     });

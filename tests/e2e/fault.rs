@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
@@ -15,7 +14,7 @@ use sensor_tests::trigger::{self, Running};
 use sensor_tests::{oracle, wait_for};
 use serde_json::Value;
 
-use crate::common::{folder, wait_until_told, words};
+use crate::common::{folder, names_in, wait_until_told, words};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("fault::without_privilege", without_privilege),
@@ -334,16 +333,13 @@ fn drain() {
         sensor.signal(signal);
         let end = sensor.wait();
         let ledger = end.assert_clean();
-        let told = end
+        let paths = end
             .events
             .iter()
             .filter(|event| event["type"] == "file_create")
-            .filter(|event| {
-                let path = event["file_create"]["file"]["path"].as_str();
-                path.is_some_and(|path| Path::new(path).parent() == Some(folder.path()))
-            })
-            .count();
-        assert_eq!(told, 500, "{signal}");
+            .filter_map(|event| event["file_create"]["file"]["path"].as_str());
+        let told = names_in(paths, folder.path());
+        assert_eq!(told.len(), 500, "{signal}");
         assert_eq!(ledger.lost("file_create"), 0);
         // The summary for people names what was seen.
         assert!(

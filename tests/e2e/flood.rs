@@ -17,7 +17,7 @@ use sensor_tests::runner::Test;
 use sensor_tests::trigger::Running;
 use serde_json::{Value, json};
 
-use crate::common::{aged, folder};
+use crate::common::{aged, folder, names_in};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("flood::short_lived_programs", short_lived_programs),
@@ -137,10 +137,22 @@ fn short_lived_programs() {
             .as_str()
             .is_some_and(|path| Path::new(path).starts_with(folder.path()))
     };
-    sensor.expect_count(0, "ends", EXECS, |event| {
-        event["type"] == "exit" && ours(event)
-    });
+    let ends = sensor.count_from(0, EXECS, |event| event["type"] == "exit" && ours(event));
     let end = sensor.stop();
+    if ends != EXECS {
+        for (index, run) in &ran {
+            let events: Vec<_> = end
+                .events
+                .iter()
+                .filter(|event| event["unique_pid"] == run.unique_pid)
+                .collect();
+            let ended = |event: &&Value| event["type"] == "exit" && ours(event);
+            if events.iter().filter(|event| ended(event)).count() != 1 {
+                println!("{index}: {run:?} {:?}: {events:?}", turn(*index));
+            }
+        }
+        panic!("{ends} of {EXECS} came: {:?}", end.ledger);
+    }
     let ledger = end.assert_clean();
     assert_eq!(
         ledger.lost("exec") + ledger.lost("exit"),
@@ -201,7 +213,11 @@ fn short_lived_programs() {
             assert_ne!(after, After::Nothing, "{run:?} is called gone: {exec:#}");
         }
         if after == After::Nothing {
-            assert_eq!(verdict, "verified", "{exec:#}");
+            // Of a process that is gone, a file in memory is not proven to be as it was; its digests are right all the same.
+            let unproven = verdict == "racy" && oracle::in_memory(folder.path());
+            assert!(verdict == "verified" || unproven, "{exec:#}");
+            let content = Program::Wait(u8::try_from(run.copy).unwrap()).bytes(&tail(run.copy));
+            assert_eq!(hashes["sha256"], sha256(&content), "{run:?}");
         }
     }
     println!("verdicts: {verdicts:?}");
@@ -224,16 +240,13 @@ fn make_files(folder: &Path) {
     }
 }
 
+/// Names of the files in a folder that were told, each once.
 fn told_in(events: &[Value], folder: &Path) -> usize {
-    events
+    let paths = events
         .iter()
         .filter(|event| event["type"] == "file_create")
-        .filter(|event| {
-            event["path"]
-                .as_str()
-                .is_some_and(|path| Path::new(path).parent() == Some(folder))
-        })
-        .count()
+        .filter_map(|event| event["path"].as_str());
+    names_in(paths, folder).len()
 }
 
 fn many_files() {

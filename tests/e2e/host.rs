@@ -1,5 +1,6 @@
 //! The host, the agent, and what `sensor doctor` says of this machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use sensor_tests::harness::{run_to_end, with_shared};
@@ -15,6 +16,8 @@ use crate::common::{aged, exec_of, folder};
 pub(crate) const TESTS: &[Test] = &[
     Test::new("host::host_and_agent", host_and_agent),
     Test::new("host::doctor_tells_the_hooks", doctor),
+    Test::in_guest("host::hooks_are_those_of_the_matrix", hooks),
+    Test::new("host::the_time_of_the_start_is_told", start_time),
 ];
 
 fn host_and_agent() {
@@ -102,4 +105,65 @@ fn doctor() {
             );
         }
     }
+}
+
+/// What the sensor chose, and what doctor says that it would, is what tests/vm/kernels.toml states for this kernel.
+fn hooks() {
+    let path =
+        std::env::var("SENSOR_EXPECTED_HOOKS").expect("the matrix states the hooks of every guest");
+    let stated: BTreeMap<String, String> =
+        toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let named = |hook: &str| {
+        let missing = hook == "none";
+        if missing { "missing" } else { hook }.to_owned()
+    };
+    let chosen: BTreeMap<String, String> = with_shared(|sensor| {
+        let hooks = sensor.hooks().into_iter();
+        hooks.map(|(kind, hook)| (kind, named(&hook))).collect()
+    });
+    assert_eq!(chosen, stated, "the sensor's choice is not the one stated");
+    let folder = folder();
+    let config = folder.path().join("sensor.toml");
+    let backend = &Place::here().backend;
+    fs::write(&config, format!("[loader]\nbackend = \"{backend}\"\n")).unwrap();
+    let arguments = ["doctor", "--json", "--config", config.to_str().unwrap()];
+    let (status, output, log) = run_to_end(&arguments);
+    assert_eq!(status.code(), Some(0), "{log}");
+    let told: Value = serde_json::from_str(&output).expect("one JSON value");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kinds = told["kinds"].as_array().expect("kinds");
+    let advised: BTreeMap<String, String> = kinds
+        .iter()
+        .map(|line| (text(&line["kind"]), named(&text(&line["hook"]))))
+        .collect();
+    assert_eq!(advised, stated, "doctor's choice is not the one stated");
+    // Whatever this kernel refused, it says why; a forced backend leaves the others out by itself.
+    for line in kinds {
+        let silent = line["refused"].as_array().is_none_or(Vec::is_empty);
+        assert!(
+            backend != "auto" || line["hook"] != "none" || !silent,
+            "missing without a reason: {line:#}"
+        );
+    }
+}
+
+fn start_time() {
+    with_shared(|sensor| {
+        let log = sensor.log();
+        let told = log.iter().find_map(|line| {
+            line.split_once("after_ms=")?
+                .1
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        });
+        let lived =
+            oracle::clocks().1 / 1_000_000 - i128::from(oracle::start_ticks(sensor.pid())) * 10;
+        let told = told.unwrap_or_else(|| panic!("the start's duration is not told: {log:#?}"));
+        assert!(
+            told > 0 && i128::from(told) <= lived + 10,
+            "{told} ms of {lived} ms"
+        );
+    });
 }

@@ -1,5 +1,6 @@
 //! Starts the sensor, collects what it reports, and waits for what a test expects.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -18,6 +19,8 @@ use crate::trigger;
 
 /// What a line of the log says when the sensor observes everything that it will.
 const READY: &str = "ready";
+/// What tells there how long the start took.
+const READY_AFTER: &str = "after_ms";
 /// What begins the line of the account at the end.
 const LEDGER: &str = "ledger ";
 /// How many of the events are told when an expected one does not come.
@@ -206,6 +209,30 @@ impl Sensor {
         );
     }
 
+    /// Hook family that it chose for each kind of record, as its log says; `none` where there is none.
+    pub fn hooks(&self) -> BTreeMap<String, String> {
+        let said = self.shared.lock();
+        let line = said.log.iter().find(|line| is_ready(line));
+        let line = line.expect("a sensor that is ready");
+        line.split(' ')
+            .filter_map(|word| {
+                let word = word.strip_prefix("hooks=").unwrap_or(word);
+                let (kind, family) = word.trim_matches('"').split_once('=')?;
+                Some((kind.to_owned(), family.trim_matches('"').to_owned()))
+            })
+            .filter(|(kind, _)| kind != READY_AFTER)
+            .collect()
+    }
+
+    /// The `backend` of its events of a kind, which none says that has no such word in the schema.
+    pub fn backend(&self, kind: &str) -> String {
+        let hooks = self.hooks();
+        let family = hooks
+            .get(kind)
+            .unwrap_or_else(|| panic!("no {kind} in {hooks:?}"));
+        family.replace('-', "_")
+    }
+
     /// How many events came until now: where a later look can begin.
     pub fn mark(&self) -> usize {
         self.shared.lock().events.len()
@@ -257,14 +284,20 @@ impl Sensor {
         count: usize,
         wanted: impl Fn(&Value) -> bool,
     ) {
+        let found = self.count_from(mark, count, wanted);
+        assert!(found >= count, "{found} of {count} came: {what}");
+    }
+
+    /// Waits until `count` events that `wanted` knows have come after a mark, or for a long time; gives how many came.
+    pub fn count_from(&self, mark: usize, count: usize, wanted: impl Fn(&Value) -> bool) -> usize {
         let (mut looked, mut found) = (mark, 0);
-        let enough = self.shared.wait(Place::here().patience() * 4, |said| {
+        self.shared.wait(Place::here().patience() * 2, |said| {
             let new = said.events.get(looked..).unwrap_or_default();
             found += new.iter().filter(|event| wanted(event)).count();
             looked = said.events.len();
             (found >= count).then_some(())
         });
-        assert!(enough.is_some(), "{found} of {count} came: {what}");
+        found
     }
 
     /// The event with what was promised for later, once that has come.

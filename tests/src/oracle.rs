@@ -477,6 +477,12 @@ fn magic(view: &Path) -> u64 {
     u64::try_from(kind).unwrap() & 0xffff_ffff
 }
 
+/// Whether the file lies on a file system whose times do not tell every write: tmpfs or ramfs.
+#[must_use]
+pub fn in_memory(view: &Path) -> bool {
+    matches!(magic(view), 0x0102_1994 | 0x8584_58f6)
+}
+
 fn statx(expected: &mut Expected, prefix: &str, view: &Path) {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let known = rustix::fs::statx(rustix::fs::CWD, view, AtFlags::empty(), flags).unwrap();

@@ -45,6 +45,17 @@ pub(crate) enum Role {
     Newest,
 }
 
+impl Role {
+    /// As in the file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Smoke => "smoke",
+            Self::Newest => "newest",
+        }
+    }
+}
+
 /// The sensor's `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -111,6 +122,11 @@ impl Matrix {
         let path = place.root.join("tests/vm/kernels.toml");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         toml::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Every kernel, the oldest first.
+    pub(crate) fn kernels(&self) -> &[Kernel] {
+        &self.kernel
     }
 
     /// The cells that a selection names; a name that the matrix does not have is an error.

@@ -117,19 +117,25 @@ impl BatchSender {
         self.used.try_recv().unwrap_or_default()
     }
 
-    /// Queues a batch, or gives it back if there is no room (for `bulk`: outside the reserved share).
-    pub(super) fn offer(&self, batch: Batch, bulk: bool) -> Result<(), Batch> {
-        let reserved = if bulk {
+    /// Whether half of the room (for `bulk`: of that outside the reserved share) is taken.
+    pub(super) fn crowded(&self, bulk: bool) -> bool {
+        let room = self.capacity.saturating_sub(self.reserved(bulk));
+        self.waiting.load(Ordering::Acquire) >= room.div_ceil(2)
+    }
+
+    /// Places that only the process lane may take.
+    fn reserved(&self, bulk: bool) -> usize {
+        if bulk {
             self.capacity.div_ceil(RESERVED)
         } else {
             0
-        };
-        if self
-            .waiting
-            .load(Ordering::Acquire)
-            .saturating_add(reserved)
-            >= self.capacity
-        {
+        }
+    }
+
+    /// Queues a batch, or gives it back if there is no room (for `bulk`: outside the reserved share).
+    pub(super) fn offer(&self, batch: Batch, bulk: bool) -> Result<(), Batch> {
+        let waiting = self.waiting.load(Ordering::Acquire);
+        if waiting.saturating_add(self.reserved(bulk)) >= self.capacity {
             return Err(batch);
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);

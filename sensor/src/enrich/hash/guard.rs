@@ -4,6 +4,9 @@
 //! (docs/decisions/0020-hash-verdicts.md). He must open the file for writing, though, and the kernel reports the end of
 //! that (`IN_CLOSE_WRITE` of inotify(7)) before the file can be executed again: executing fails with ETXTBSY while a writer
 //! is left. So content hashed under a watch that saw nothing is the content of every execution until now.
+//!
+//! Attributes are watched as well (`IN_ATTRIB`): on 5.10 a change of extended attributes (the capabilities of a file) does
+//! not move `ctime` there, and what is remembered holds them too.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -49,7 +52,7 @@ impl Guard {
                 None => return false,
             }
         }
-        let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY;
+        let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY | WatchFlags::ATTRIB;
         let Ok(watch) = inotify::add_watch(&self.inotify, descriptor_path(file), flags) else {
             return false;
         };
@@ -159,6 +162,20 @@ mod tests {
         let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
         assert!(guard.is_quiet(&key(1)));
         writer.write_all(b"y").unwrap();
+        assert!(!guard.is_quiet(&key(1)));
+    }
+
+    #[test]
+    fn a_change_of_attributes_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"x").unwrap();
+        unwritten(&path);
+        let file = File::open(&path).unwrap();
+        let mut guard = Guard::new(4).unwrap();
+        assert!(guard.watch(file.as_fd(), key(1)));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
         assert!(!guard.is_quiet(&key(1)));
     }
 

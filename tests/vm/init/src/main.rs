@@ -8,6 +8,7 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -133,6 +134,15 @@ fn mount_all() -> anyhow::Result<()> {
         }
         mount(Some(kind), place, Some(kind), plain, Some(options))
             .with_context(|| format!("cannot mount {place}"))?;
+    }
+    // What udev makes: without it some security modules (TOMOYO, active on 5.10) refuse programs that have no name.
+    for (target, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
+        symlink(target, link).with_context(|| format!("cannot link {link}"))?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::ledger::{KernelAccount, Ledger, QUEUE_FULL, Row, SELF_TEST, SinkAccount};
 use crate::loader::{self, Counters, LoadError};
+use crate::packet::outlet::Account;
 use crate::pipeline::Pipeline;
 use crate::procfs::Proc;
 use crate::reader::{self, BatchReceiver, Reader, ReaderCounters, ReaderError, Source};
@@ -54,6 +55,8 @@ const ATTEMPTS_PER_ROUND: usize = 1_024;
 const EVENTS_PER_BATCH: usize = 512;
 /// Memory of forgotten processes for which the heap is looked through.
 const TRIM_BYTES: usize = 1 << 20;
+/// The spool is synced so often: what a power cut costs.
+const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// How often `--stats` prints.
 const STATISTICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -202,8 +205,20 @@ pub fn live(
     let closed = build::Closed::default();
     let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
-    let pipeline = build::pipeline(config, &kernel, &features, &proc, &clock, filter, sink)?;
     let counters = Arc::new(ReaderCounters::default());
+    let (context, opening) = build::spool(config, &proc, &clock)?.unzip();
+    let packets = context
+        .as_ref()
+        .zip(opening.as_ref())
+        .map(|(context, opening)| {
+            let (kernel, reader) = (Arc::clone(&kernel.counters), Arc::clone(&counters));
+            let account = Account(Box::new(move |ledger| account(ledger, &kernel, &reader)));
+            (context, opening, account)
+        });
+    let pipeline = build::pipeline(
+        config, &kernel, &features, &proc, &clock, filter, sink, packets,
+    )?;
+    let keeper = context.as_ref().map(Keeper::start).transpose()?;
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
@@ -216,7 +231,6 @@ pub fn live(
         .spawn(move || drive(pipeline, &receiver, &commands, Some(connecting)))
         .map_err(RunError::start("pipeline thread"))?;
     let (asker, questions) = desk::queue(&bell);
-    let context = build::spool(config, &proc, &clock)?;
     let stored = settings::version(&config.state_directory);
     let report = Arc::new(Mutex::new(match &request.settings_fault {
         None => SettingsReport {
@@ -306,6 +320,7 @@ pub fn live(
     skipped(&mut ledger, unseen);
     account(&mut ledger, &kernel.counters, &counters);
     let unwritten = close(&mut ledger, sink);
+    drop(keeper);
     if let Some(context) = &context {
         finish_delivery(&mut ledger, context, delivery);
     }
@@ -658,6 +673,42 @@ fn received(ledger: &mut Ledger, reader: &ReaderCounters) {
         );
     }
     ledger.reader(Row::Unknown, reader.received(None), reader.queue_full(None));
+}
+
+/// The thread that makes durable what was appended to the spool; ends when it is dropped.
+struct Keeper {
+    stop: Option<SyncSender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn start(context: &Context) -> Result<Self, RunError> {
+        let (stop, stopped) = sync_channel::<()>(1);
+        let context = context.clone();
+        let thread = std::thread::Builder::new()
+            .name("spool".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    context.spool.sync(context.now());
+                }
+            })
+            .map_err(RunError::start("spool thread"))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's thread ended by itself");
+        }
+    }
 }
 
 /// Delivers what waits to those who take it now, and enters the accounts of the sinks; the rest stays in the spool.

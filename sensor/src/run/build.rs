@@ -23,6 +23,8 @@ use crate::kernel::feature::Features;
 use crate::loader::{
     self, ConnectingTable, Counters, Coverage, Handles, LoadOptions, Loaded, Scope, Watch,
 };
+use crate::packet::Packets;
+use crate::packet::outlet::Account;
 use crate::pipeline::{Backends, Output, Parts, Pipeline};
 use crate::probe::Backend;
 use crate::procfs::{self, Proc};
@@ -33,7 +35,7 @@ use crate::sink::delivery::Context;
 use crate::sink::synchronize::{Apply, Management, SettingsReport};
 use crate::sink::{self, Notice, SinkHandle};
 use crate::spool::storage::Disk;
-use crate::spool::{HostIdentity, Now, SharedSpool, Spool, SpoolConfig};
+use crate::spool::{HostIdentity, Now, Opening, SharedSpool, Spool, SpoolConfig};
 
 /// Socket of systemd's user database.
 const VARLINK: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
@@ -50,7 +52,7 @@ pub(super) struct Kernel {
     /// The scope, kept open.
     pub(super) scope: Option<Scope>,
     /// Counters of the programs.
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// TCP connects under way.
     pub(super) connecting: ConnectingTable,
     /// The self-test's child, whose events are no news.
@@ -120,7 +122,7 @@ pub(super) fn kernel(
     let kernel = Kernel {
         loaded,
         scope,
-        counters,
+        counters: Arc::new(counters),
         connecting,
         child_tgid: report.child_tgid,
         self_test_passed: [&report.exec, &report.exit]
@@ -180,7 +182,7 @@ pub(super) fn spool(
     config: &Config,
     proc: &Proc,
     clock: &Arc<Clock>,
-) -> Result<Option<Context>, RunError> {
+) -> Result<Option<(Context, Opening)>, RunError> {
     if config.sinks.is_empty() {
         return Ok(None);
     }
@@ -206,10 +208,11 @@ pub(super) fn spool(
     let (spool, opening) =
         Spool::open(disk, limits, host, &names, now).map_err(RunError::start("spool"))?;
     tracing::info!(?opening, "spool");
-    Ok(Some(Context {
+    let context = Context {
         spool: SharedSpool::new(spool),
         clock: Arc::clone(clock),
-    }))
+    };
+    Ok(Some((context, opening)))
 }
 
 /// What the central node is told of this sensor, and who takes its settings.
@@ -252,6 +255,7 @@ pub(super) fn pipeline(
     clock: &Arc<Clock>,
     filter: Filter,
     sink: SinkHandle,
+    packets: Option<(&Context, &Opening, Account)>,
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
     // Under a scope the search would leave it, and the first process is outside.
@@ -291,8 +295,25 @@ pub(super) fn pipeline(
         .map_err(RunError::start("hash pool"))?;
     let host = HostFacts::new("/".into(), proc.clone(), clock)
         .map_err(RunError::start("facts of the host"))?;
-    let agent = agent();
     let current = host.current().clone();
+    let packets = packets
+        .map(|(context, opening, account)| {
+            Packets::new(
+                context.spool.clone(),
+                opening,
+                Arc::clone(clock),
+                boot_id,
+                Uuid::new_v4().into_bytes(),
+                current.clone(),
+                account,
+            )
+        })
+        .transpose()
+        .map_err(RunError::start("packets"))?;
+    // Lines and packets name the same agent.
+    let agent = packets
+        .as_ref()
+        .map_or_else(agent, |packets| packets.agent().clone());
     let backends = kernel
         .loaded
         .coverage()
@@ -319,7 +340,7 @@ pub(super) fn pipeline(
             current,
             sink,
         ),
-        packets: None,
+        packets,
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))

@@ -132,9 +132,10 @@ pub struct CaptureArgs {
     /// Print rates and the ledger to standard error every few seconds.
     #[arg(long)]
     pub stats: bool,
-    /// Log what the eBPF programs log (needs an object built with `cargo xtask build-ebpf --log`).
-    #[arg(long)]
-    pub ebpf_log: bool,
+    /// Log what the eBPF programs log; needs the object that `cargo xtask build-ebpf --log` makes, which is looked for beside
+    /// this program and in its build folder unless FILE names it.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub ebpf_log: Option<Option<PathBuf>>,
 }
 
 /// Flags of `run`.
@@ -297,6 +298,19 @@ mod tests {
         }
         let args = parse(words("sensor --duration 10s")).unwrap();
         assert_eq!(args.run.capture.duration, Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn the_object_with_logs_may_be_named() {
+        for (line, expected) in [
+            ("sensor --stats", None),
+            ("sensor --ebpf-log --stats", Some(None)),
+            ("sensor --ebpf-log=x.o --stats", Some(Some("x.o".into()))),
+        ] {
+            let args = parse(words(line)).unwrap();
+            assert_eq!(args.run.capture.ebpf_log, expected, "{line}");
+            assert!(args.run.capture.stats, "{line}");
+        }
     }
 
     #[test]

@@ -30,12 +30,14 @@ use crate::probe::{Attach, BackendChoice};
 
 mod coverage;
 mod handle;
+mod log;
 mod trial;
 
 pub use coverage::{Attached, Chosen, Coverage, Degraded, KindCoverage, Refusal};
 pub use handle::{
     ConnectingTable, CounterTable, Counters, OpenFiles, ReaderAwake, Ring, TableError,
 };
+pub use log::{LogObject, ProgramLog};
 use trial::{Known, Outcome, Trial, errno, settings, unload};
 
 /// The eBPF object, as `cargo xtask build-ebpf` made it.
@@ -91,6 +93,20 @@ pub enum LoadError {
     /// A map of the object could not be used.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The object with logs is not there.
+    #[error(
+        "no object with logs at {}: make one with `cargo xtask build-ebpf --log`, or name it: --ebpf-log=FILE",
+        places(.tried)
+    )]
+    NoLogObject {
+        /// Where it was looked for.
+        tried: Vec<PathBuf>,
+        /// Why the last one could not be read.
+        source: crate::procfs::ProcError,
+    },
+    /// The programs' log cannot be read.
+    #[error("the programs' log cannot be read")]
+    Log(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The scope's folder could not be opened.
     #[error("cannot open the cgroup {path}")]
     ScopeUnreadable {
@@ -121,6 +137,14 @@ pub enum LoadError {
         /// How often loading started over.
         passes: usize,
     },
+}
+
+fn places(tried: &[PathBuf]) -> String {
+    let places: Vec<_> = tried
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    places.join(" or ")
 }
 
 fn names(missing: &[Capability]) -> String {
@@ -218,6 +242,8 @@ pub struct LoadOptions<'a> {
     pub wake_bytes: u64,
     /// The daemon's own process id in the initial pid namespace, whose doings are not reported.
     pub own_tgid: u32,
+    /// Another object than the one that this program comes with: the one with logs.
+    pub object: Option<&'a LogObject>,
     /// Keep the verifier's whole log for `debug`: slow where large programs are refused.
     pub full_verifier_log: bool,
 }
@@ -239,6 +265,7 @@ impl Default for LoadOptions<'_> {
             connecting_entries: map::CONNECTING_ENTRIES,
             wake_bytes: Self::WAKE_BYTES,
             own_tgid: std::process::id(),
+            object: None,
             full_verifier_log: false,
         }
     }
@@ -347,6 +374,14 @@ impl Loaded {
         }
     }
 
+    /// Starts telling what the programs log, if their object was built to.
+    ///
+    /// # Errors
+    /// [`LoadError::Log`].
+    pub fn follow_log(&mut self) -> Result<ProgramLog, LoadError> {
+        ProgramLog::follow(&mut self.ebpf)
+    }
+
     /// The rings, counters and tables; once.
     ///
     /// # Errors
@@ -395,7 +430,7 @@ pub fn load(features: &Features, options: &LoadOptions<'_>) -> Result<Loaded, Lo
     if !missing.is_empty() {
         return Err(LoadError::MissingCapability { missing });
     }
-    check_abi(OBJECT)?;
+    check_abi(object(options))?;
     let layout = Resolution::new(&Btf::from_kernel().map_err(LoadError::NoTypes)?);
     let types = aya::Btf::from_sys_fs().map_err(LoadError::TypesNotUnderstood)?;
     let loaded = load_object(features, options, layout, &types);
@@ -461,7 +496,7 @@ fn load_object(
     for (pass, slot) in told.iter().enumerate() {
         let current = slot.get_or_init(|| assumed);
         loader.override_global(map::SETTINGS, current.as_bytes(), true);
-        let mut ebpf = loader.load(OBJECT).map_err(object_error)?;
+        let mut ebpf = loader.load(object(options)).map_err(object_error)?;
         if let Watch::Scope(scope) = options.watch {
             enter_scope(&mut ebpf, scope)?;
         }
@@ -496,6 +531,10 @@ fn load_object(
         }
     }
     Err(LoadError::Unsettled { passes: MAX_PASSES })
+}
+
+fn object<'a>(options: &LoadOptions<'a>) -> &'a [u8] {
+    options.object.map_or(OBJECT, LogObject::bytes)
 }
 
 /// The backlog at which a polling reader is woken: well below what the smallest ring that can be flooded holds.

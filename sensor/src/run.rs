@@ -20,7 +20,7 @@ use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::ledger::{KernelAccount, Ledger, QUEUE_FULL, Row, SELF_TEST, SinkAccount};
-use crate::loader::{self, Counters, LoadError};
+use crate::loader::{self, Counters, LoadError, LogObject};
 use crate::packet::outlet::Account;
 use crate::pipeline::Pipeline;
 use crate::procfs::Proc;
@@ -71,6 +71,8 @@ pub struct Request<'a> {
     pub stats: bool,
     /// Why the stored filter settings of the central node are left out; `None`: they are not, or there are none.
     pub settings_fault: Option<String>,
+    /// The object whose programs log, if what they log is wanted.
+    pub object: Option<LogObject>,
 }
 
 /// Where locks and control sockets are.
@@ -141,11 +143,12 @@ impl RunError {
                 LoadError::NoTypes(_) | LoadError::TypesNotUnderstood(_) => {
                     ExitStatus::KernelUnsupported
                 }
-                LoadError::ScopeUnreadable { .. } | LoadError::ScopeNotCgroup2 { .. } => {
-                    ExitStatus::Usage
-                }
+                LoadError::ScopeUnreadable { .. }
+                | LoadError::ScopeNotCgroup2 { .. }
+                | LoadError::NoLogObject { .. } => ExitStatus::Usage,
                 LoadError::Abi { .. }
                 | LoadError::Object(_)
+                | LoadError::Log(_)
                 | LoadError::NoMap { .. }
                 | LoadError::Table(_)
                 | LoadError::NothingAttached { .. }
@@ -203,7 +206,7 @@ pub fn live(
     let signals = Signals::block().map_err(RunError::start("signals"))?;
     let clock = Arc::new(Clock::new()?);
     let closed = build::Closed::default();
-    let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
+    let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let counters = Arc::new(ReaderCounters::default());
     let (context, opening) = build::spool(config, &proc, &clock)?.unzip();
@@ -364,7 +367,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
     let signals = Signals::block().map_err(RunError::start("signals"))?;
     let clock = Clock::new()?;
-    let (kernel, source) = build::kernel(config, &features, &proc, &clock)?;
+    let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
     let mut taking = Taking {
         recorder: Recorder::create(file, &header)?,

@@ -99,6 +99,9 @@ impl fmt::Display for Verdict {
 pub struct Report {
     /// The child's process id in the initial pid namespace, whose records are no news; `None` without a record.
     pub child_tgid: Option<u32>,
+    /// This process's id in the initial pid namespace: the parent in the child's record. `None` without a record, or where
+    /// the kernel's layout did not resolve.
+    pub own_tgid: Option<u32>,
     /// Of the exec record.
     pub exec: Verdict,
     /// Of the exit record.
@@ -201,6 +204,7 @@ pub fn run(
     let mut samples = Batch::default();
     let untested = |reason: String, samples| Report {
         child_tgid: None,
+        own_tgid: None,
         exec: Verdict::NotRun(reason.clone()),
         exit: Verdict::NotRun(reason),
         samples,
@@ -234,10 +238,11 @@ pub fn run(
             .process(known.child.id())
             .and_then(|process| Truth::read(&process, scope, clock))
             .map(|truth| compare(exec, &truth, &arguments, begun_ns, &layout, clock));
-        Some((exec.head.header.tgid, checks))
+        let own = exec.head.parent_tgid;
+        Some((exec.head.header.tgid, (own != 0).then_some(own), checks))
     });
     known.release();
-    let Some((tgid, compared)) = found else {
+    let Some((tgid, own_tgid, compared)) = found else {
         let mismatch = Mismatch {
             field: "record",
             kernel: "none came".to_owned(),
@@ -247,6 +252,7 @@ pub fn run(
         loaded.refuse(RecordKind::Exec, &exec.to_string());
         return Report {
             child_tgid: None,
+            own_tgid: None,
             exec,
             exit: Verdict::NotRun("the child was not seen".to_owned()),
             samples,
@@ -268,6 +274,7 @@ pub fn run(
     }
     Report {
         child_tgid: Some(tgid),
+        own_tgid,
         exec,
         exit,
         samples,

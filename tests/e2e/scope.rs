@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sensor_tests::harness::{Options, Sensor, end_shared};
@@ -23,6 +23,11 @@ pub(crate) const TESTS: &[Test] = &[
         "scope::nothing_outside_is_opened",
         nothing_outside_is_opened,
         "guests have no tracer",
+    ),
+    Test::on_host(
+        "scope::a_sensor_in_a_pid_namespace_of_its_own",
+        own_pid_namespace,
+        "guests have no unshare of util-linux",
     ),
 ];
 
@@ -261,4 +266,64 @@ fn processes_named(line: &str) -> Vec<u32> {
             digits.parse().ok()
         })
         .collect()
+}
+
+/// It does not know its own number there, and must not tell its own doings all the same: here, the files that it begins.
+fn own_pid_namespace() {
+    let folder = folder();
+    let output = folder.path().join("events.json");
+    let scope = Place::here().scope.join("cgroup.procs");
+    let script = format!(
+        "echo $$ > {} && exec unshare --pid --fork --mount-proc \"$@\"",
+        scope.display()
+    );
+    let program = Program::Wait(0).place(folder.path(), "program", b"");
+    aged(&program);
+    let sensor = Sensor::start(Options {
+        wrapper: ["sh", "-c", &script, "sh"].map(OsString::from).to_vec(),
+        config: format!(
+            "[output]\npath = \"{}\"\nrotate_size = \"64KiB\"\n",
+            output.display()
+        ),
+        ..scoped()
+    });
+    let outer = sensor.pid();
+    let inner = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+    let inner: i32 = inner.split_whitespace().next().unwrap().parse().unwrap();
+    let files = || {
+        let names = fs::read_dir(folder.path()).unwrap();
+        let paths = names.map(|entry| entry.unwrap().path());
+        paths
+            .filter(|path| path.to_str().unwrap().contains("events"))
+            .collect::<Vec<_>>()
+    };
+    sensor_tests::wait_for("a second file", Place::here().patience(), || {
+        Running::of(&mut Command::new(&program)).finish_well();
+        (files().len() > 2).then_some(())
+    });
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(inner),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let end = sensor.wait();
+    let ledger = end.assert_clean();
+    let own = &ledger.0["rows"]["file_create"]["kernel"]["filtered"]["self"];
+    assert!(own.as_u64() > Some(0), "{:#}", ledger.0);
+    let mut execs = 0;
+    for path in files() {
+        for line in fs::read_to_string(path).unwrap().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            execs += usize::from(event["type"] == "exec");
+            let created = event["file_create"]["file"]["path"].as_str();
+            let ours = created.is_some_and(|path| Path::new(path).starts_with(folder.path()));
+            assert!(!ours, "it tells of itself: {event:#}");
+        }
+    }
+    assert!(execs > 0, "nothing was told");
+    assert!(
+        end.log.iter().any(|line| line.contains("pid namespace")),
+        "{:#?}",
+        end.log
+    );
 }

@@ -100,6 +100,8 @@ pub fn run(json: bool, sources: &Sources, streams: &mut Streams<'_>) -> ExitStat
                 | LoadError::LockedMemory { .. }
                 | LoadError::NoMap { .. }
                 | LoadError::Table(_)
+                | LoadError::NoLogObject { .. }
+                | LoadError::Log(_)
                 | LoadError::ScopeUnreadable { .. }
                 | LoadError::ScopeNotCgroup2 { .. }
                 | LoadError::Unsettled { .. } => Coverage::default(),
@@ -140,10 +142,13 @@ pub fn status(error: &LoadError) -> ExitStatus {
             ExitStatus::Privilege
         }
         LoadError::NoTypes(_) | LoadError::TypesNotUnderstood(_) => ExitStatus::KernelUnsupported,
-        LoadError::ScopeUnreadable { .. } | LoadError::ScopeNotCgroup2 { .. } => ExitStatus::Usage,
+        LoadError::ScopeUnreadable { .. }
+        | LoadError::ScopeNotCgroup2 { .. }
+        | LoadError::NoLogObject { .. } => ExitStatus::Usage,
         LoadError::Abi { .. } | LoadError::NoMap { .. } => ExitStatus::Internal,
         LoadError::Object(_)
         | LoadError::Table(_)
+        | LoadError::Log(_)
         | LoadError::NothingAttached { .. }
         | LoadError::Unsettled { .. } => ExitStatus::LoadFailed,
     }

@@ -6,6 +6,7 @@ use crate::config::{self, SettingsSource, Sources};
 use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::ledger::Ledger;
+use crate::loader::{LoadError, LogObject};
 use crate::run::{self, Request, RunError, Summary};
 
 /// Watches the host; prints the account at the end.
@@ -23,11 +24,16 @@ pub fn run(args: &CaptureArgs, sources: &Sources, streams: &mut Streams<'_>) -> 
             Err(_same) => return streams.refuse(&fault),
         },
     };
+    let object = match log_object(args) {
+        Ok(object) => object,
+        Err(error) => return finish(Err(error.into()), false, streams),
+    };
     let request = Request {
         config: &loaded.config,
         duration: args.duration,
         stats: args.stats,
         settings_fault,
+        object,
     };
     let reload = |settings| {
         let (anew, filter) = load(&with(sources, settings))?;
@@ -51,6 +57,14 @@ fn with(sources: &Sources, settings: SettingsSource) -> Sources {
         settings,
         ..sources.clone()
     }
+}
+
+/// The object with logs, if that is asked for.
+pub(super) fn log_object(args: &CaptureArgs) -> Result<Option<LogObject>, LoadError> {
+    args.ebpf_log
+        .as_ref()
+        .map(|named| LogObject::read(named.as_deref()))
+        .transpose()
 }
 
 /// The configuration and its rules, or everything that is wrong with them.

@@ -7,8 +7,8 @@ use sensor_common::record::{Lane, RecordKind};
 use sensor_proto::v1;
 use uuid::Uuid;
 
-use super::RunError;
 use super::signal::Bell;
+use super::{Request, RunError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::enrich::close_watch::{CloseConfig, CloseWatch};
@@ -21,7 +21,8 @@ use crate::enrich::user::Users;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::loader::{
-    self, ConnectingTable, Counters, Coverage, Handles, LoadOptions, Loaded, Scope, Watch,
+    self, ConnectingTable, Counters, Coverage, Handles, LoadOptions, Loaded, ProgramLog, Scope,
+    Watch,
 };
 use crate::packet::Packets;
 use crate::packet::outlet::Account;
@@ -59,15 +60,37 @@ pub(super) struct Kernel {
     pub(super) child_tgid: Option<u32>,
     /// The self-test found what it should.
     pub(super) self_test_passed: bool,
+    /// `/proc` has other process ids than the kernel's records: the sensor runs in a pid namespace of its own.
+    foreign_proc: bool,
+    /// Passes on what the programs log.
+    _log: Option<ProgramLog>,
+}
+
+/// Programs attached, their handles, and what the self-test said.
+type Attached = (Loaded, Handles, selftest::Report);
+
+fn attach(
+    features: &Features,
+    options: &LoadOptions<'_>,
+    scope: Option<&Scope>,
+    proc: &Proc,
+    clock: &Clock,
+) -> Result<Attached, RunError> {
+    let mut loaded = loader::load(features, options)?;
+    let mut handles = loaded.take_handles()?;
+    let [process, ..] = &mut handles.rings;
+    let report = selftest::run(&mut loaded, process, scope, proc, clock);
+    Ok((loaded, handles, report))
 }
 
 /// Loads and attaches the programs and compares what they say of a known child with `/proc`.
 pub(super) fn kernel(
-    config: &Config,
+    request: &Request<'_>,
     features: &Features,
     proc: &Proc,
     clock: &Clock,
 ) -> Result<(Kernel, Source), RunError> {
+    let config = request.config;
     let scope = config
         .scope_cgroup
         .as_deref()
@@ -85,24 +108,39 @@ pub(super) fn kernel(
             *slot = bytes;
         }
     }
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         backend: config.backend,
         watch: scope.as_ref().map_or(Watch::Machine, Watch::Scope),
         ring_bytes,
+        object: request.object.as_ref(),
         ..LoadOptions::default()
     };
-    let mut loaded = loader::load(features, &options)?;
+    let mut attached = attach(features, &options, scope.as_ref(), proc, clock)?;
+    // In a pid namespace of its own the sensor does not know its number; the record of its child does.
+    let own_tgid = attached.2.own_tgid.unwrap_or(options.own_tgid);
+    let foreign_proc = own_tgid != options.own_tgid;
+    if foreign_proc {
+        tracing::warn!(
+            own = own_tgid,
+            "process ids here are not the kernel's, nothing is read of /proc: run the sensor in the host's pid namespace"
+        );
+        drop(attached);
+        options.own_tgid = own_tgid;
+        attached = attach(features, &options, scope.as_ref(), proc, clock)?;
+    }
+    let (mut loaded, handles, report) = attached;
+    let log = request
+        .object
+        .is_some()
+        .then(|| loaded.follow_log())
+        .transpose()?;
     let Handles {
-        mut rings,
+        rings,
         counters,
         reader_awake,
         connecting,
         ..
-    } = loaded.take_handles()?;
-    let report = {
-        let [process, ..] = &mut rings;
-        selftest::run(&mut loaded, process, scope.as_ref(), proc, clock)
-    };
+    } = handles;
     for (kind, verdict) in [
         (RecordKind::Exec, &report.exec),
         (RecordKind::Exit, &report.exit),
@@ -128,6 +166,8 @@ pub(super) fn kernel(
         self_test_passed: [&report.exec, &report.exit]
             .iter()
             .all(|verdict| matches!(verdict, selftest::Verdict::Passed { .. })),
+        foreign_proc,
+        _log: log,
     };
     let source = Source::Rings {
         rings: Box::new(rings),
@@ -265,7 +305,12 @@ pub(super) fn pipeline(
     };
     let places = Places::new(search).map_err(RunError::start("container search"))?;
     let describer = Describer {
-        proc: proc.clone(),
+        proc: if kernel.foreign_proc {
+            // Its numbers are those of other processes.
+            Proc::new("/nonexistent")
+        } else {
+            proc.clone()
+        },
         clock: Arc::clone(clock),
         layout,
         policy: policy(config)?,
@@ -282,6 +327,7 @@ pub(super) fn pipeline(
     let boot_id = proc.boot_id().map_err(RunError::start("boot id"))?;
     let mut table = ProcessTable::new(limits(config), boot_id, kernel.scope.is_some(), describer);
     let found = match &kernel.scope {
+        _ if kernel.foreign_proc => Ok(0),
         None => table.snapshot(),
         Some(scope) => table.snapshot_cgroup(scope.path()),
     }
@@ -291,6 +337,8 @@ pub(super) fn pipeline(
     // Also where a hook tells of closes: it cannot for files that got their first name by a link, nor when its table is full.
     let closes = CloseWatch::spawn(CloseConfig::with(&hash), proc.clone(), clock.tick_ns())
         .map_err(RunError::start("watch for the last writer"))?;
+    // With the privileges of the start: it tries whether this kernel lets programs that run be written, which only who may
+    // write them can tell.
     let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock))
         .map_err(RunError::start("hash pool"))?;
     let host = HostFacts::new("/".into(), proc.clone(), clock)

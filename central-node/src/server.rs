@@ -174,12 +174,6 @@ impl Node {
         self.address
     }
 
-    /// What the writer counted.
-    #[must_use]
-    pub fn counters(&self) -> Option<&writer::Counters> {
-        self.writer.as_ref().map(Writer::counters)
-    }
-
     /// Takes nothing more, stores what was taken, and ends.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
@@ -189,12 +183,15 @@ impl Node {
         {
             self.served.abort();
         }
-        self.writer = None;
+        let counters = self.writer.take().map(|writer| writer.counters());
         if let Some(thread) = self.thread.take() {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!("the writer ended by a fault");
             }
+        }
+        if let Some(counters) = counters {
+            tracing::info!(%counters, "stopped");
         }
     }
 }

@@ -94,6 +94,22 @@ pub struct Counters {
     pub commits: AtomicU64,
 }
 
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        write!(
+            f,
+            "{} packets stored, {} duplicates, {} conflicts, {} refused, {} failed, in {} commits",
+            of(&self.stored),
+            of(&self.duplicates),
+            of(&self.conflicts),
+            of(&self.refused),
+            of(&self.failed),
+            of(&self.commits)
+        )
+    }
+}
+
 /// Sends jobs to the writer. Cheap to clone; the writer ends when the last one is gone.
 #[derive(Clone, Debug)]
 pub struct Writer {
@@ -145,8 +161,8 @@ impl Writer {
 
     /// What it counted.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 }
 

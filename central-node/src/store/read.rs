@@ -8,7 +8,6 @@ use sensor_proto::v1;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::retention::{EXPIRED, FORGOTTEN};
 use crate::account::{Account, Summary};
 use crate::completeness::{Frame, Judge, Question, Report, Span, join};
 
@@ -368,15 +367,4 @@ pub fn with_term(connection: &Connection, part: i64, term: i64) -> Result<Vec<i6
         .prepare_cached("SELECT packet FROM term WHERE part = ? AND term = ? ORDER BY packet")?;
     let rows = select.query_map((part, term), |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Packets that were given up, by body and altogether.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn given_up(connection: &Connection) -> Result<(i64, i64), StoreError> {
-    Ok((
-        super::number(connection, EXPIRED)?,
-        super::number(connection, FORGOTTEN)?,
-    ))
 }

@@ -219,7 +219,13 @@ pub fn live(
             (context, opening, account)
         });
     let pipeline = build::pipeline(
-        config, &kernel, &features, &proc, &clock, filter, sink, packets,
+        config,
+        &kernel,
+        &features,
+        &proc,
+        &clock,
+        filter,
+        (sink, packets),
     )?;
     let keeper = context.as_ref().map(Keeper::start).transpose()?;
     let (sender, receiver) = reader::queue(batches(config));

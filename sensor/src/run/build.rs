@@ -294,8 +294,7 @@ pub(super) fn pipeline(
     proc: &Proc,
     clock: &Arc<Clock>,
     filter: Filter,
-    sink: SinkHandle,
-    packets: Option<(&Context, &Opening, Account)>,
+    (sink, packets): (SinkHandle, Option<(&Context, &Opening, Account)>),
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
     // Under a scope the search would leave it, and the first process is outside.

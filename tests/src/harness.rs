@@ -1,7 +1,7 @@
 //! Starts the sensor, collects what it reports, and waits for what a test expects.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct Options {
     pub wrapper: Vec<OsString>,
     /// Where its events go; `None`: to this test.
     pub output: Option<fs::File>,
+    /// Records to this file instead of telling events.
+    pub record: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             keep: |event| event,
             wrapper: Vec::new(),
             output: None,
+            record: None,
         }
     }
 }
@@ -132,7 +135,15 @@ impl Sensor {
         let mut command = trigger::command_in(&place.outside, Path::new(program));
         command
             .args(rest)
-            .args(["run", "--format", options.format, "--stats"])
+            .args(match &options.record {
+                None => vec![
+                    OsStr::new("run"),
+                    OsStr::new("--format"),
+                    OsStr::new(options.format),
+                ],
+                Some(file) => vec![OsStr::new("record"), file.as_os_str()],
+            })
+            .arg("--stats")
             .args(["--events", &options.events])
             .args(["--backend", &options.backend])
             .arg("--config")

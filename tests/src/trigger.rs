@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -149,7 +150,21 @@ pub fn command_in(folder: &Path, program: &Path) -> Command {
 }
 
 fn own_path() -> PathBuf {
-    std::env::current_exe().expect("own path")
+    PROGRAM
+        .get()
+        .cloned()
+        .unwrap_or_else(|| std::env::current_exe().expect("own path"))
+}
+
+/// A copy of this program that is started as triggers instead; once, before the first.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on `program`, a copy of this one, is what triggers are: their paths stand in records.
+pub fn use_program(program: PathBuf) {
+    assert!(
+        PROGRAM.set(program).is_ok(),
+        "triggers have a program already"
+    );
 }
 
 /// Becomes the trigger that the command line asks for; returns if it asks for none.

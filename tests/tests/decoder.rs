@@ -5,15 +5,14 @@
 mod tests {
     use std::collections::BTreeMap;
 
-    use sensor::event::{self, Context};
+    use sensor::event::Context;
     use sensor_common::layout::KernelLayout;
     use sensor_common::record::{
         ConnectRecord, ExecRecord, ExitRecord, FileCloseRecord, FileCreateRecord, ForkRecord,
         Header, ModuleLoadRecord, Record, RecordKind, RecordRef, ScriptRecord, Text,
     };
+    use sensor_fuzz::targets::decode::convert;
     use sensor_proto::json::write_json;
-    use sensor_proto::v1;
-    use sensor_proto::v1::event::Body;
 
     const ROUNDS: u32 = 1_000_000;
     /// Printed with a failure, so that it can be had again.
@@ -146,49 +145,6 @@ mod tests {
             bytes[4..8].copy_from_slice(&length.to_ne_bytes());
         }
         bytes
-    }
-
-    fn convert(context: &Context<'_>, record: &RecordRef<'_>) -> v1::Event {
-        let kind = record.kind();
-        let backend = v1::Backend::Tracepoint;
-        let mut event = event::envelope(context, record.header(), kind.lane(), backend);
-        event.body = match record {
-            RecordRef::Exec(exec) => {
-                let image = event::file_info(context, &exec.head.file, exec.text(0));
-                assert!(image.absent.len() < 30, "{image:?}");
-                event.io_uring = event::by_io_uring(&exec.head.subject);
-                Some(Body::Exec(event::exec(exec)))
-            }
-            RecordRef::Exit(exit) => Some(Body::Exit(event::exit(context, &exit.head))),
-            RecordRef::Fork(fork) => Some(Body::Fork(event::fork(&fork.head))),
-            RecordRef::Script(script) => Some(Body::FileCreate(v1::FileCreate {
-                file: Some(event::file_info(context, &script.head.file, script.text(0))),
-                ..v1::FileCreate::default()
-            })),
-            RecordRef::FileCreate(created) => {
-                Some(Body::FileCreate(event::file_create(context, created)))
-            }
-            RecordRef::FileClose(closed) => {
-                let nothing = sensor_common::record::TextRef {
-                    bytes: b"",
-                    text: Text::default(),
-                };
-                let mut file = v1::FileInfo::default();
-                event::merge_closed(
-                    &mut file,
-                    event::file_info(context, &closed.head.file, nothing),
-                );
-                Some(Body::FileCreate(v1::FileCreate {
-                    file: Some(file),
-                    ..v1::FileCreate::default()
-                }))
-            }
-            RecordRef::Connect(connect) => Some(Body::Connect(event::connect(connect))),
-            RecordRef::ModuleLoad(load) => {
-                Some(Body::ModuleLoad(event::module_load(context, load)))
-            }
-        };
-        event
     }
 
     #[test]

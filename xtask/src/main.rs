@@ -11,6 +11,8 @@ mod apt;
 mod build_ebpf;
 mod command;
 mod docs;
+mod fuzz;
+mod golden;
 mod harness;
 mod lint;
 mod matrix;
@@ -48,6 +50,10 @@ enum Task {
     Native(native::Args),
     /// Run every test: lints, unit tests, documents, the eBPF object, this machine, guests.
     Test(test::Args),
+    /// Fuzz what reads bytes from elsewhere, guided by coverage.
+    Fuzz(fuzz::Args),
+    /// Replay the recorded streams of tests/golden, or record them again.
+    Golden(golden::Args),
     /// Check formatting and run clippy, the eBPF crate included.
     Lint,
     /// Write the generated pages of docs/.
@@ -55,13 +61,13 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    // Cargo calls us as its compiler while the eBPF object is built.
+    // Cargo calls us as its compiler while the eBPF object or the fuzzer is built.
     let mut arguments = std::env::args_os().skip(1);
-    let result = if arguments
-        .next()
-        .is_some_and(|first| first == build_ebpf::SHIM)
-    {
+    let first = arguments.next().unwrap_or_default();
+    let result = if first == build_ebpf::SHIM {
         build_ebpf::rustc_shim(arguments.collect()).map(|()| true)
+    } else if first == fuzz::SHIM {
+        fuzz::rustc_shim(arguments.collect()).map(|()| true)
     } else {
         run(Args::parse())
     };
@@ -84,6 +90,8 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Vm(args) => vm::run(&place, &args),
         Task::Native(args) => native::run(&place, &args),
         Task::Test(args) => test::run(&place, &args),
+        Task::Fuzz(args) => fuzz::run(&place, &args),
+        Task::Golden(args) => golden::run(&place, &args),
         Task::Lint => lint::run(&place).map(|()| true),
         Task::Docs(args) => docs::run(&place, &args).map(|()| true),
     }

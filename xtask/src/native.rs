@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ pub(crate) fn suites(
     )?;
     let strace = place.target.join("vm/programs/strace");
     Programs::find(place)?.strace(&strace)?;
-    let logs = place.target.join("native-logs");
+    let logs = logs(place);
     fs::create_dir_all(&logs)?;
     let mut rows = Vec::new();
     for (suite, backend) in cells {
@@ -88,7 +88,7 @@ pub(crate) fn suites(
             .env("SENSOR_BACKEND", backend.name())
             .env_remove("SENSOR_GUEST");
         let name = backend.name();
-        let log = logs.join(format!("{}-{name}.log", suite.name));
+        let log = logs.join(log_name(&suite.name, backend));
         let started = Instant::now();
         let tally = watch(
             &mut command,
@@ -116,6 +116,27 @@ pub(crate) fn suites(
         rows.push(row);
     }
     Ok(rows)
+}
+
+fn logs(place: &Place) -> PathBuf {
+    place.target.join("native-logs")
+}
+
+fn log_name(suite: &str, backend: Backend) -> String {
+    format!("{suite}-{}.log", backend.name())
+}
+
+/// What the test programs of a suite said, when it ran last.
+pub(crate) fn logs_of(place: &Place, suite: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let selection = Selection {
+        suites: vec![suite.to_owned()],
+        ..Selection::default()
+    };
+    let cells = Matrix::read(place)?.native(&selection)?;
+    let log = |(suite, backend): &(crate::matrix::Suite, Backend)| {
+        logs(place).join(log_name(&suite.name, *backend))
+    };
+    Ok(cells.iter().map(log).collect())
 }
 
 /// Runs a test program with its output in `log`, ends it when it takes too long.

@@ -13,10 +13,12 @@ use crate::harness::{Tally, print_failures};
 use crate::matrix::{Matrix, Selection};
 use crate::place::Place;
 use crate::vm::Plan;
-use crate::{build_ebpf, docs, lint, native, vm};
+use crate::{build_ebpf, docs, fuzz, lint, native, vm};
 
 /// The promise is 40 minutes on two cores from a cold clone; beyond this something is wrong.
 const LIMIT: Duration = Duration::from_secs(55 * 60);
+/// Time for each target of tests/fuzz; `cargo xtask fuzz` takes more.
+const FUZZ_SECONDS: u64 = 5;
 /// Lines of a failed step's output that are shown.
 const SHOWN_LINES: usize = 80;
 
@@ -133,6 +135,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
     step("clippy", &mut || none(lint::workspace(place)));
     step("unit", &mut || unit(place));
     step("docs", &mut || none(docs::check(place)));
+    if !args.quick {
+        step("fuzz", &mut || fuzz::targets(place, FUZZ_SECONDS, 0, &[]));
+    }
     if args.quick {
         println!("quick: the eBPF object, suites on this machine and guests did not run");
     } else {

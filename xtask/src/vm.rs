@@ -68,6 +68,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// What a selection says.
+    pub(crate) fn of(selection: Selection) -> Self {
+        Self {
+            selection,
+            ..Self::default()
+        }
+    }
+
     /// What the roles of tests/vm/kernels.toml say, or everything.
     pub(crate) fn by_role(full: bool) -> Self {
         Self {
@@ -179,6 +187,13 @@ fn default_jobs() -> usize {
 
 fn logs(place: &Place) -> PathBuf {
     place.target.join("vm/logs")
+}
+
+/// What a cell's test program said, when it ran last.
+pub(crate) fn results_log(place: &Place, cell: &Cell) -> PathBuf {
+    logs(place)
+        .join(log_name(cell))
+        .with_extension("results.log")
 }
 
 /// Dots would be taken for an extension.

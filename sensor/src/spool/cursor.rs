@@ -167,7 +167,8 @@ impl<F: StorageFile> Cursor<F> {
         let mut cursor = content.and_then(|content| Self::parse(name, &content, ordinals));
         if let Some(cursor) = &mut cursor {
             cursor.file = Some(file);
-            cursor.dirty = false;
+            // It may have been written and not synced by a process that was killed: it is written again.
+            cursor.dirty = true;
         }
         Ok(cursor)
     }
@@ -220,11 +221,7 @@ impl<F: StorageFile> Cursor<F> {
             None => {
                 super::log::make_folders(storage, Path::new(FOLDER))?;
                 let path = path(&self.name);
-                match storage.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-                self.file = Some(SlotFile::create(storage, &path, HALF_BYTES, &content)?);
+                self.file = Some(SlotFile::put(storage, &path, HALF_BYTES, &content)?);
             }
         }
         self.dirty = false;
@@ -261,25 +258,20 @@ impl<F: StorageFile> Cursor<F> {
         self.dirty = true;
     }
 
-    /// Begins to follow a stream that it does not know, with the first packet that is there. A place behind the end of a
-    /// stream cannot be: it is put at the end.
+    /// Begins to follow a stream that it does not know, with the first packet that is there.
     pub(super) fn follow(&mut self, log: &Log<F>) {
         let start = log
             .segments
             .front()
             .map_or(&log.stored, |segment| &segment.start);
         let key = (log.ordinal, log.stream);
-        let (_, position) = self.positions.entry(key).or_insert_with(|| {
+        self.positions.entry(key).or_insert_with(|| {
             self.dirty = true;
             (
                 log.epoch,
                 Position::at(start.sequence, &start.totals, &start.totals),
             )
         });
-        if position.done > log.end.sequence {
-            *position = Position::at(log.end.sequence, &log.end.totals, &position.base);
-            self.dirty = true;
-        }
     }
 
     /// Whether it was further than the stream now is.
@@ -422,6 +414,12 @@ impl<F: StorageFile> Cursor<F> {
                 }
                 Some(Outcome::Acked) | None => self.acked.add_all(&flight.counts),
             }
+        }
+        // After a rewind: what was acknowledged out of order before is not given again.
+        if position.read < position.done {
+            position.read = position.done;
+            position.read_totals = position.done_totals.clone();
+            position.hint = None;
         }
         true
     }

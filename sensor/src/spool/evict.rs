@@ -364,7 +364,7 @@ impl<S: Storage> Spool<S> {
         Ok(true)
     }
 
-    /// Leaves a tombstone for packets of a stream behind `start` up to `end`, as far as a sink has not got them.
+    /// Leaves a tombstone for packets of a stream behind `start` up to `end`, unless every sink durably has them.
     fn bury(&mut self, index: usize, start: &Mark, end: &Mark, cause: Cause, now: Now) {
         let Some(log) = self.logs.get(index) else {
             return;
@@ -372,7 +372,7 @@ impl<S: Storage> Spool<S> {
         let everybody = self
             .sinks
             .values()
-            .map(|cursor| cursor.done(log))
+            .map(|cursor| cursor.saved(log))
             .min()
             .unwrap_or(0);
         let known = self
@@ -382,20 +382,13 @@ impl<S: Storage> Spool<S> {
         if everybody >= end.sequence || end.sequence <= start.sequence || known {
             return;
         }
-        let (from, before) = self
-            .sinks
-            .values()
-            .filter_map(|cursor| cursor.done_mark(log))
-            .min_by_key(|(done, _)| *done)
-            .filter(|(done, _)| *done > start.sequence)
-            .unwrap_or_else(|| (start.sequence, start.totals.clone()));
         let tombstone = Tombstone {
             id: 0,
             epoch: log.epoch,
             stream: log.stream,
-            from: from.saturating_add(1),
+            from: start.sequence.saturating_add(1),
             to: end.sequence,
-            counts: end.totals.minus(&before),
+            counts: end.totals.minus(&start.totals),
             last_digest: end.known_digest(),
             unread_by: unread_by(self.sinks.values(), log, end.sequence),
             cause,

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::entry::{Counts, Entry, Epoch, NextPacket, PacketId, Stream};
-use super::segment::{Found, Mark, RecordHead, Scanner, SegmentHeader, Stamp, encode_record};
+use super::segment::{
+    Found, Mark, RecordHead, Scanner, SegmentHeader, Stamp, encode_record, read_full,
+};
 use super::storage::{Storage, StorageFile};
 
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 256 << 10;
 /// How often a read of a segment may fail before what cannot be read is given up as damaged.
 const READ_FAILURES: u32 = 3;
 
@@ -512,13 +516,26 @@ impl<F: StorageFile> Log<F> {
         storage.sync_folder(&self.folder)
     }
 
-    /// Makes sure that the last segment, which another process wrote, is durable before it is offered.
+    /// Makes sure that the last segment, which another process wrote, is durable before it is offered. It is written again,
+    /// with the same bytes: after a sync that failed, the system may hold as clean what never got to the disk.
     pub(super) fn prove<S: Storage<File = F>>(&mut self, storage: &S) -> io::Result<()> {
         if !self.proven {
             if let Some(segment) = self.segments.back() {
-                storage
-                    .open(&self.folder.join(&segment.name), false)?
-                    .sync()?;
+                let file = storage.open(&self.folder.join(&segment.name), true)?;
+                let mut buffer = vec![0; COPY_BYTES];
+                let mut at = 0;
+                while at < segment.bytes {
+                    let left = usize::try_from(segment.bytes.saturating_sub(at));
+                    let wanted = left.unwrap_or(COPY_BYTES).min(COPY_BYTES);
+                    let part = buffer.get_mut(..wanted).unwrap_or_default();
+                    let length = read_full(&file, part, at)?;
+                    if length == 0 {
+                        break;
+                    }
+                    file.write_at(part.get(..length).unwrap_or_default(), at)?;
+                    at = at.saturating_add(wide(length));
+                }
+                file.sync()?;
                 storage.sync_folder(&self.folder)?;
             }
             self.proven = true;
@@ -540,6 +557,18 @@ impl<F: StorageFile> Log<F> {
             });
         }
         Ok(())
+    }
+
+    /// Somebody knows of packets behind the last one that is there: the stream had them.
+    pub(super) fn reach(&mut self, sequence: u64, totals: &Counts) {
+        if sequence > self.end.sequence && self.tail.is_empty() {
+            self.end = Mark {
+                sequence,
+                digest: [0; 32],
+                totals: totals.clone(),
+            };
+            self.stored = self.end.clone();
+        }
     }
 
     /// Nothing more is written: another epoch has begun.

@@ -139,6 +139,22 @@ impl<S: Storage> Spool<S> {
             disk_recoveries: 0,
             read_errors: 0,
         };
+        // A stream of which everybody has everything has no file any more, and one that lost its end had more than it has.
+        for log in &mut spool.logs {
+            for (done, totals) in spool
+                .sinks
+                .values()
+                .filter_map(|cursor| cursor.done_mark(log))
+                .collect::<Vec<_>>()
+            {
+                log.reach(done, &totals);
+            }
+            for tombstone in spool.tombstones.all() {
+                if (tombstone.epoch, tombstone.stream) == (log.epoch, log.stream) {
+                    log.reach(tombstone.to, &tombstone.totals);
+                }
+            }
+        }
         for cursor in spool.sinks.values_mut() {
             for log in &spool.logs {
                 cursor.follow(log);
@@ -179,6 +195,8 @@ impl<S: Storage> Spool<S> {
             for log in self.logs.iter_mut().filter(|log| log.epoch == epoch) {
                 log.reopen(&self.storage)?;
             }
+            // Again, since a process that was killed may have written and not synced it.
+            identity::save(&self.storage, self.identity, self.ordinal, &self.host)?;
             return self.remove_clean();
         }
         self.remove_clean()?;

@@ -18,6 +18,8 @@ pub(super) struct SlotFile<F> {
     file: F,
     half_bytes: usize,
     generation: u64,
+    /// The newer half as it was read: it may never have reached the disk, and the other half must stay until it has.
+    unproven: Option<Vec<u8>>,
 }
 
 impl<F: StorageFile> SlotFile<F> {
@@ -37,6 +39,7 @@ impl<F: StorageFile> SlotFile<F> {
             file,
             half_bytes,
             generation: 0,
+            unproven: None,
         };
         let zeros = vec![0; half_bytes];
         slot.file.write_at(&zeros, 0)?;
@@ -57,7 +60,7 @@ impl<F: StorageFile> SlotFile<F> {
         write: bool,
     ) -> io::Result<(Self, Option<Vec<u8>>)> {
         let file = storage.open(path, write)?;
-        let mut best: Option<(u64, Vec<u8>)> = None;
+        let mut best: Option<(u64, Vec<u8>, Vec<u8>)> = None;
         for half in 0..2_usize {
             let mut bytes = vec![0; half_bytes];
             let length =
@@ -66,22 +69,51 @@ impl<F: StorageFile> SlotFile<F> {
             let Some((generation, content)) = parse(bytes.get(..length).unwrap_or_default()) else {
                 continue;
             };
-            if best.as_ref().is_none_or(|(newest, _)| generation > *newest) {
-                best = Some((generation, content.to_vec()));
+            if best
+                .as_ref()
+                .is_none_or(|(newest, _, _)| generation > *newest)
+            {
+                let content = content.to_vec();
+                bytes.truncate(content.len().saturating_add(FRAME_BYTES));
+                best = Some((generation, content, bytes));
             }
         }
-        let (generation, content) = match best {
-            Some((generation, content)) => (generation, Some(content)),
-            None => (0, None),
+        let (generation, content, unproven) = match best {
+            Some((generation, content, frame)) => (generation, Some(content), Some(frame)),
+            None => (0, None, None),
         };
         Ok((
             Self {
                 file,
                 half_bytes,
                 generation,
+                unproven,
             },
             content,
         ))
+    }
+
+    /// Opens it for writing, or makes it; never removes what is there, which may be the last that is whole. Then writes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn put<S: Storage<File = F>>(
+        storage: &S,
+        path: &Path,
+        half_bytes: usize,
+        content: &[u8],
+    ) -> io::Result<Self> {
+        match Self::open(storage, path, half_bytes, true) {
+            Ok((mut slot, _)) => {
+                slot.write(content)?;
+                storage.sync_folder(path.parent().unwrap_or(Path::new("")))?;
+                Ok(slot)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::create(storage, path, half_bytes, content)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Replaces the content; it is durable when this returns, else the old one is.
@@ -92,6 +124,12 @@ impl<F: StorageFile> SlotFile<F> {
         if content.len().saturating_add(FRAME_BYTES) > self.half_bytes {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        if let Some(frame) = &self.unproven {
+            // The same bytes again: torn, they are still the same.
+            self.file.write_at(frame, self.place(self.generation))?;
+            self.file.sync()?;
+            self.unproven = None;
+        }
         let generation = self.generation.saturating_add(1);
         let mut out = Encoder::default();
         out.bytes(MAGIC)
@@ -100,15 +138,18 @@ impl<F: StorageFile> SlotFile<F> {
             .bytes(content);
         let crc = crc32c::crc32c(out.so_far());
         out.u32(crc);
-        let at = if generation.is_multiple_of(2) {
-            0
-        } else {
-            self.half_bytes
-        };
-        self.file.write_at(out.so_far(), wide(at))?;
+        self.file.write_at(out.so_far(), self.place(generation))?;
         self.file.sync()?;
         self.generation = generation;
         Ok(())
+    }
+
+    fn place(&self, generation: u64) -> u64 {
+        if generation.is_multiple_of(2) {
+            0
+        } else {
+            wide(self.half_bytes)
+        }
     }
 }
 

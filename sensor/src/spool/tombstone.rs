@@ -53,6 +53,8 @@ impl<F: StorageFile> Tombstones<F> {
             .and_then(|content| Self::parse(&content))
             .unwrap_or_else(Self::new);
         tombstones.file = file;
+        // It may have been written and not synced by a process that was killed: it is written again.
+        tombstones.dirty = true;
         Ok(tombstones)
     }
 
@@ -134,12 +136,12 @@ impl<F: StorageFile> Tombstones<F> {
         match &mut self.file {
             Some(file) => file.write(&content)?,
             None => {
-                let path = Path::new(FILE);
-                match storage.remove(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-                self.file = Some(SlotFile::create(storage, path, HALF_BYTES, &content)?);
+                self.file = Some(SlotFile::put(
+                    storage,
+                    Path::new(FILE),
+                    HALF_BYTES,
+                    &content,
+                )?);
             }
         }
         self.dirty = false;

@@ -1,0 +1,762 @@
+//! The spool against a model, over a file system that stops in the middle of any operation, loses what was not synced and
+//! tears what it was writing; and against damage of any byte.
+//!
+//! Held at every step:
+//! - what a sink gets is what was appended under that identity, in order, without holes that no gap explains;
+//! - the events of a gap are those of the packets in it;
+//! - nothing is given twice between two starts; after a start nothing whose acknowledgement was durable;
+//! - no identity is ever given with two contents, whatever happened in between;
+//! - every sink's account balances.
+//!
+//! And when nothing was damaged or evicted: everything that was durable arrives.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+#[path = "spool_model/disk.rs"]
+mod disk;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::PathBuf;
+
+    use sensor::spool::{
+        Cause, Counts, Entry, Epoch, HostIdentity, Item, NewEpoch, Now, Opening, PacketId,
+        Previous, Spool, SpoolConfig, State, Stream,
+    };
+    use sha2::{Digest, Sha256};
+
+    use super::disk::{Fault, Random, World};
+
+    const SINKS: [&str; 2] = ["quick", "slow"];
+
+    fn config(disk_bytes: u64) -> SpoolConfig {
+        SpoolConfig {
+            disk_bytes,
+            memory_bytes: 1 << 20,
+            segment_bytes: 1500,
+            unsynced_bytes: 6000,
+            cursor_interval_ns: 0,
+            read_ahead_bytes: 20_000,
+            ..SpoolConfig::default()
+        }
+    }
+
+    type Key = (Epoch, Stream);
+
+    /// What a sink has seen.
+    #[derive(Debug, Default)]
+    struct Seen {
+        /// Up to here everything was acknowledged; in a new life, as far as that is known to be durable.
+        acked: BTreeMap<Key, u64>,
+        /// The same, when a sync had written it.
+        saved: BTreeMap<Key, u64>,
+        /// Up to here everything was acknowledged in the life before.
+        limit: BTreeMap<Key, u64>,
+        /// Up to here everything was given in this life.
+        given: BTreeMap<Key, u64>,
+        /// Acknowledged out of order.
+        early: BTreeMap<Key, BTreeMap<u64, u64>>,
+        /// Given and not acknowledged.
+        open: Vec<Item>,
+        /// Every packet that it ever got.
+        got: BTreeSet<PacketId>,
+        /// Every packet that a gap told it of.
+        told: BTreeSet<PacketId>,
+    }
+
+    /// The spool and what should be in it.
+    struct Run {
+        name: String,
+        world: World,
+        random: Random,
+        config: SpoolConfig,
+        spool: Option<Spool<World>>,
+        now: Now,
+        /// What was last appended under an identity.
+        sealed: BTreeMap<PacketId, Entry>,
+        /// What was given under it, to whomever.
+        given: BTreeMap<PacketId, [u8; 32]>,
+        durable: BTreeSet<PacketId>,
+        /// Appended in a life before and not durable when it ended: there or not.
+        doubtful: BTreeSet<PacketId>,
+        seen: BTreeMap<&'static str, Seen>,
+        /// Something was damaged on purpose.
+        damaged: bool,
+        closed_clean: bool,
+        /// Longest filling of a packet.
+        length_max: usize,
+    }
+
+    impl Run {
+        fn new(name: String, seed: u64, config: SpoolConfig) -> Self {
+            let world = World::new(seed);
+            let mut run = Self {
+                name,
+                world,
+                random: Random::new(seed ^ 0x5eed),
+                config,
+                spool: None,
+                now: Now {
+                    wall_ns: 1_700_000_000_000_000_000,
+                    boot_ns: 1_000_000_000,
+                },
+                sealed: BTreeMap::new(),
+                given: BTreeMap::new(),
+                durable: BTreeSet::new(),
+                doubtful: BTreeSet::new(),
+                seen: SINKS
+                    .into_iter()
+                    .map(|sink| (sink, Seen::default()))
+                    .collect(),
+                damaged: false,
+                closed_clean: false,
+                length_max: 700,
+            };
+            let opening = run.open().unwrap();
+            assert_eq!(opening.previous, Previous::None);
+            assert_eq!(opening.new_epoch, Some(NewEpoch::Created));
+            run
+        }
+
+        /// Opens the spool; `None` if everything stopped meanwhile.
+        fn open(&mut self) -> Option<Opening> {
+            let host = HostIdentity {
+                boot_id: [1; 16],
+                ..HostIdentity::default()
+            };
+            let (spool, opening) =
+                Spool::open(self.world.clone(), self.config, host, &SINKS, self.now).unwrap();
+            if self.world.stopped() {
+                return None;
+            }
+            let durable = &self.durable;
+            self.doubtful
+                .extend(self.sealed.keys().filter(|id| !durable.contains(id)));
+            for seen in self.seen.values_mut() {
+                seen.open.clear();
+                seen.early.clear();
+                // Where it goes on it has to show; not before what was saved.
+                seen.given.clear();
+                for (key, acked) in std::mem::replace(&mut seen.acked, seen.saved.clone()) {
+                    let limit = seen.limit.entry(key).or_default();
+                    *limit = acked.max(*limit);
+                }
+            }
+            self.spool = Some(spool);
+            self.check_balance();
+            Some(opening)
+        }
+
+        fn check_balance(&self) {
+            for account in self.spool.as_ref().unwrap().accounts() {
+                assert!(account.balances(), "{}: {account:#?}", self.name);
+            }
+        }
+
+        fn tick(&mut self) {
+            let step = self.random.next() % 2_000_000_000;
+            self.now.boot_ns += step;
+            self.now.wall_ns += i64::try_from(step).unwrap();
+        }
+
+        /// The process or the machine dies, and comes back; what was not in order is looked at.
+        fn die(&mut self) {
+            self.world.set_fault(Fault::None);
+            loop {
+                drop(self.spool.take());
+                if self.random.one_in(2) {
+                    self.world.cut_power();
+                } else {
+                    self.world.kill();
+                }
+                if self.random.one_in(4) {
+                    let changes = 1 + self.random.next() % 12;
+                    self.world.stop_in(changes);
+                }
+                if let Some(opening) = self.open() {
+                    assert!(
+                        self.closed_clean || opening.previous != Previous::Clean,
+                        "{}",
+                        self.name
+                    );
+                    break;
+                }
+            }
+            self.world.kill();
+            self.closed_clean = false;
+        }
+
+        /// After each call: did everything stop in it?
+        fn alive(&mut self) -> bool {
+            if self.world.stopped() {
+                self.die();
+                return false;
+            }
+            self.check_balance();
+            true
+        }
+
+        fn append(&mut self) {
+            let stream = Stream::ALL[self.random.below(2)];
+            let length = self.random.below(self.length_max);
+            let content = self.random.next();
+            let spool = self.spool.as_mut().unwrap();
+            let next = spool.next_packet(stream);
+            let mut bytes = format!("{:?} {content} ", next.id).into_bytes();
+            bytes.resize(bytes.len() + length, 7);
+            let entry = Entry {
+                id: next.id,
+                digest: Sha256::digest(&bytes).into(),
+                sealed_time_ns: self.now.wall_ns,
+                boot_id: [1; 16],
+                last_event_boot_ns: self.now.boot_ns,
+                counts: (0..=content % 4)
+                    .map(|number| (u16::try_from(number).unwrap(), 1 + content % 7))
+                    .collect(),
+                bytes,
+            };
+            let before = next
+                .id
+                .sequence
+                .checked_sub(1)
+                .filter(|sequence| *sequence > 0)
+                .map(|sequence| {
+                    self.sealed[&PacketId {
+                        sequence,
+                        ..next.id
+                    }]
+                        .digest
+                });
+            assert_eq!(
+                next.previous_digest,
+                before.unwrap_or_default(),
+                "{}",
+                self.name
+            );
+            self.sealed.insert(entry.id, entry.clone());
+            self.doubtful.remove(&entry.id);
+            spool.append(entry, self.now).unwrap();
+            self.alive();
+        }
+
+        fn sync(&mut self) {
+            let spool = self.spool.as_mut().unwrap();
+            if self.random.one_in(3) {
+                // In parts, as threads do it, with a packet between.
+                let sync = spool.begin_sync();
+                let result = sync.run();
+                if self.world.stopped() {
+                    self.die();
+                    return;
+                }
+                self.append();
+                if let Some(spool) = self.spool.as_mut() {
+                    spool.finish_sync(&sync, result, self.now);
+                }
+                self.alive();
+                return;
+            }
+            spool.sync(self.now);
+            if !self.alive() {
+                return;
+            }
+            let spool = self.spool.as_ref().unwrap();
+            if spool.state() == State::Disk {
+                let appended = self.appended();
+                self.durable.extend(appended);
+                for seen in self.seen.values_mut() {
+                    seen.saved = seen.acked.clone();
+                }
+            }
+        }
+
+        /// What the current epoch has. What died with its process is not in it, nor is it ever durable in an older one.
+        fn appended(&self) -> Vec<PacketId> {
+            let spool = self.spool.as_ref().unwrap();
+            let ends = Stream::ALL.map(|stream| spool.next_packet(stream).id);
+            self.sealed
+                .keys()
+                .filter(|id| !self.doubtful.contains(id))
+                .filter(|id| {
+                    ends.iter().any(|end| {
+                        (id.epoch, id.stream) == (end.epoch, end.stream)
+                            && id.sequence < end.sequence
+                    })
+                })
+                .copied()
+                .collect()
+        }
+
+        /// A sink asks for more; everything that it gets is checked.
+        fn next(&mut self, sink: &'static str) -> bool {
+            let budget = 1 + self.random.below(3000);
+            let result = self.spool.as_mut().unwrap().next(sink, budget, self.now);
+            if !self.alive() {
+                return false;
+            }
+            let items = match result {
+                Ok(items) => items,
+                Err(error) => {
+                    let fails = self.world.fault() == Fault::ReadFails;
+                    assert!(fails, "{}: {error:?}", self.name);
+                    return false;
+                }
+            };
+            let any = !items.is_empty();
+            for item in items {
+                self.check(sink, item);
+            }
+            any
+        }
+
+        fn check(&mut self, sink: &'static str, item: Item) {
+            let name = &self.name;
+            let id = item.id();
+            let key = (id.epoch, id.stream);
+            let seen = self.seen.get_mut(sink).unwrap();
+            let early = seen.early.entry(key).or_default();
+            let (from, to) = match &item {
+                Item::Packet(entry) => {
+                    assert_eq!(Some(entry), self.sealed.get(&id), "{name}: {sink}");
+                    let digest = *self.given.entry(id).or_insert(entry.digest);
+                    assert_eq!(digest, entry.digest, "{name}: {id:?} has two contents");
+                    seen.got.insert(id);
+                    (id.sequence, id.sequence)
+                }
+                Item::Gap(gap) => {
+                    let mut counts = Counts::new();
+                    for sequence in gap.from..=gap.to {
+                        let id = PacketId { sequence, ..id };
+                        counts.add_all(&self.sealed[&id].counts);
+                        seen.told.insert(id);
+                    }
+                    assert_eq!(gap.counts, counts, "{name}: {sink}: {gap:?}");
+                    if let Some(digest) = gap.last_digest {
+                        let last = &self.sealed[&PacketId {
+                            sequence: gap.to,
+                            ..id
+                        }];
+                        assert_eq!(digest, last.digest, "{name}: {gap:?}");
+                    }
+                    // What was torn when it was not durable is damage too.
+                    let never_durable = (gap.from..=gap.to)
+                        .all(|sequence| !self.durable.contains(&PacketId { sequence, ..id }));
+                    assert!(
+                        self.damaged
+                            || match gap.cause {
+                                Cause::Bytes | Cause::Memory => true,
+                                // From memory to another sink, and gone with the process.
+                                Cause::Corrupt | Cause::Missing => never_durable,
+                                Cause::Age | Cause::Epochs => false,
+                            },
+                        "{name}: {sink}: {gap:?}"
+                    );
+                    (gap.from, gap.to)
+                }
+            };
+            match seen.given.get(&key) {
+                Some(last) => {
+                    // What it acknowledged out of order is left out.
+                    let mut expected = 1 + *last.max(&seen.acked[&key]);
+                    while let Some(to) = early.get(&expected) {
+                        expected = to + 1;
+                    }
+                    assert_eq!(from, expected, "{name}: {sink}: {item:?}");
+                    assert!(from > seen.acked[&key], "{name}: {sink}: {item:?} again");
+                }
+                None => {
+                    let acked = seen.limit.get(&key).copied().unwrap_or(0);
+                    let saved = seen.saved.get(&key).copied().unwrap_or(0);
+                    assert!(
+                        self.damaged || from > saved,
+                        "{name}: {sink}: {item:?} was acknowledged durably ({saved})"
+                    );
+                    // Epochs that nobody had before begin with 1.
+                    assert!(from <= acked + 1, "{name}: {sink}: {item:?} after {acked}");
+                    seen.acked.insert(key, from - 1);
+                }
+            }
+            seen.given.insert(key, to);
+            seen.open.push(item);
+        }
+
+        fn acknowledge(&mut self, sink: &'static str, index: usize) {
+            let spool = self.spool.as_mut().unwrap();
+            let seen = self.seen.get_mut(sink).unwrap();
+            let item = seen.open.remove(index);
+            let id = item.id();
+            spool.ack(sink, id).unwrap();
+            spool.ack(sink, id).unwrap_err();
+            let key = (id.epoch, id.stream);
+            let to = match &item {
+                Item::Packet(_) => id.sequence,
+                Item::Gap(gap) => gap.to,
+            };
+            let early = seen.early.entry(key).or_default();
+            early.insert(id.sequence, to);
+            let acked = seen.acked.entry(key).or_insert(0);
+            while let Some(to) = early.remove(&(*acked + 1)) {
+                *acked = to;
+            }
+            self.check_balance();
+        }
+
+        fn rewind(&mut self, sink: &'static str) {
+            self.spool.as_mut().unwrap().rewind(sink).unwrap();
+            let seen = self.seen.get_mut(sink).unwrap();
+            seen.open.clear();
+            for (key, given) in &mut seen.given {
+                *given = seen.acked[key];
+            }
+        }
+
+        fn close(&mut self) {
+            let appended = self.appended();
+            let result = self.spool.take().unwrap().close(self.now);
+            if self.world.stopped() {
+                // Perhaps in the very last change, the mark of an orderly end.
+                self.closed_clean = true;
+                self.die();
+                return;
+            }
+            let well = self.world.fault() == Fault::None;
+            if result.is_ok() {
+                self.durable.extend(appended);
+                self.closed_clean = true;
+                for seen in self.seen.values_mut() {
+                    seen.saved = seen.acked.clone();
+                }
+            }
+            assert!(result.is_ok() || !well, "{}: {result:?}", self.name);
+            if self.random.one_in(3) {
+                self.world.cut_power();
+            }
+            match self.open() {
+                Some(opening) => {
+                    self.closed_clean = false;
+                    if result.is_ok() && well {
+                        assert_eq!(opening.previous, Previous::Clean, "{}", self.name);
+                        assert_eq!(opening.new_epoch, None, "{}", self.name);
+                    }
+                }
+                None => self.die(),
+            }
+        }
+
+        fn step(&mut self) {
+            self.tick();
+            match self.random.below(20) {
+                0..=7 => self.append(),
+                8..=10 => self.sync(),
+                11..=14 => {
+                    self.next("quick");
+                }
+                15 => {
+                    self.next("slow");
+                }
+                16 | 17 => {
+                    for sink in SINKS {
+                        while !self.seen[sink].open.is_empty() && !self.random.one_in(6) {
+                            let index = self.random.below(self.seen[sink].open.len());
+                            self.acknowledge(sink, index);
+                        }
+                    }
+                }
+                18 => {
+                    let sink = SINKS[self.random.below(2)];
+                    if self.random.one_in(3) {
+                        self.rewind(sink);
+                    }
+                }
+                _ => {
+                    if self.random.one_in(4) {
+                        self.close();
+                    }
+                }
+            }
+        }
+
+        /// The disk is well again, everything is synced, every sink takes all that there is; then the books are compared.
+        fn settle(&mut self) {
+            self.world.set_fault(Fault::None);
+            self.now.boot_ns += 120_000_000_000;
+            self.now.wall_ns += 120_000_000_000;
+            self.world.kill();
+            self.sync();
+            self.now.boot_ns += 120_000_000_000;
+            self.spool.as_mut().unwrap().sync(self.now);
+            assert_eq!(
+                self.spool.as_ref().unwrap().state(),
+                State::Disk,
+                "{}",
+                self.name
+            );
+            for sink in SINKS {
+                self.rewind(sink);
+                let mut idle = 0;
+                while idle < 8 {
+                    idle = if self.next(sink) { 0 } else { idle + 1 };
+                    while !self.seen[sink].open.is_empty() {
+                        self.acknowledge(sink, 0);
+                    }
+                }
+            }
+            let missing: Vec<String> = SINKS
+                .into_iter()
+                .flat_map(|sink| {
+                    let seen = &self.seen[sink];
+                    self.durable
+                        .iter()
+                        .filter(|id| !seen.got.contains(id) && !seen.told.contains(id))
+                        .map(move |id| format!("{sink}: {id:?}"))
+                })
+                .collect();
+            assert!(
+                self.damaged || missing.is_empty(),
+                "{}: durable and never given: {missing:#?}",
+                self.name
+            );
+            self.check_balance();
+            for account in self.spool.as_ref().unwrap().accounts() {
+                assert_eq!(account.waiting, Counts::new(), "{}: {account:?}", self.name);
+                assert_eq!(account.in_flight_bytes, 0, "{}: {account:?}", self.name);
+            }
+            // Everybody has everything: what is left is what is being written.
+            self.now.boot_ns += 10_000_000_000;
+            self.spool.as_mut().unwrap().sync(self.now);
+            let status = self.spool.as_ref().unwrap().status(self.now);
+            assert_eq!(status.epochs, 1, "{}", self.name);
+            assert!(
+                status.classes.iter().all(|class| class.segments == 1),
+                "{}: {status:?}",
+                self.name
+            );
+        }
+    }
+
+    /// Lives of a hundred steps with deaths at random.
+    fn random_runs(seeds: std::ops::Range<u64>, disk_bytes: u64, faults: &[Fault]) {
+        for seed in seeds {
+            let name = format!("seed {seed} of {disk_bytes} bytes with {faults:?}");
+            let mut run = Run::new(name, seed, config(disk_bytes));
+            for _ in 0..120 {
+                if run.random.one_in(10) {
+                    let changes = 1 + run.random.next() % 40;
+                    run.world.stop_in(changes);
+                }
+                if !faults.is_empty() && run.random.one_in(8) {
+                    let fault = faults[run.random.below(faults.len())];
+                    run.world.set_fault(fault);
+                }
+                run.step();
+            }
+            run.settle();
+        }
+    }
+
+    #[test]
+    fn what_is_durable_survives_death_at_random() {
+        random_runs(1..39, 1 << 20, &[]);
+    }
+
+    #[test]
+    fn with_a_disk_that_fails_at_random() {
+        let faults = [Fault::None, Fault::Full, Fault::ReadOnly, Fault::SyncFails];
+        random_runs(1000..1080, 1 << 20, &faults);
+    }
+
+    #[test]
+    fn with_a_budget_that_is_too_small() {
+        random_runs(2000..2050, 20_000, &[]);
+        random_runs(2100..2120, 20_000, &[Fault::None, Fault::None, Fault::Full]);
+    }
+
+    /// The same life, ended in each of its changes of the disk in turn.
+    #[test]
+    fn death_in_every_change_of_the_disk() {
+        for seed in [3, 4] {
+            let script = |run: &mut Run, changes: Option<u64>| {
+                if let Some(changes) = changes {
+                    run.world.stop_in(changes);
+                }
+                for _ in 0..90 {
+                    run.step();
+                }
+            };
+            let mut whole = Run::new(format!("seed {seed}"), seed, config(15_000));
+            let before = whole.world.changes();
+            script(&mut whole, None);
+            let changes = whole.world.changes() - before;
+            assert!(changes > 60, "{changes} changes are no test");
+            whole.settle();
+            for stop in 1..=changes {
+                let name = format!("seed {seed}, death in change {stop} of {changes}");
+                let mut run = Run::new(name, seed, config(15_000));
+                script(&mut run, Some(stop));
+                run.settle();
+            }
+        }
+    }
+
+    /// One byte anywhere: at most the packet that it is in is lost, and that is told; everything else arrives.
+    #[test]
+    fn a_flipped_byte_anywhere_costs_at_most_one_packet() {
+        let small = SpoolConfig {
+            segment_bytes: 700,
+            ..config(1 << 20)
+        };
+        let mut whole = Run::new("whole".to_owned(), 77, small);
+        whole.length_max = 60;
+        for round in 0..10 {
+            whole.tick();
+            whole.append();
+            if round % 3 == 0 {
+                whole.sync();
+            }
+        }
+        whole.sync();
+        whole.sync();
+        drop(whole.spool.take());
+        let files = whole.world.files();
+        assert!(
+            files.iter().filter(|(path, _)| is_segment(path)).count() >= 4,
+            "{files:?}"
+        );
+        let mut tried = 0;
+        for (path, length) in files {
+            // Slot files are mostly zeros: their beginnings, and some of the rest.
+            let step = |at: usize| match at {
+                _ if is_segment(&path) => 1 + at % 7,
+                0..300 | 4096..4400 | 131_072..131_400 => 11,
+                _ => 29_989,
+            };
+            let next = |at: usize| {
+                // Not over a second half.
+                [4096, 131_072]
+                    .into_iter()
+                    .find(|half| at < *half && at + step(at) > *half)
+                    .unwrap_or(at + step(at))
+            };
+            let mut at = 0;
+            while at < length {
+                flipped(&whole, &path, at);
+                tried += 1;
+                at = next(at);
+            }
+        }
+        assert!(tried > 500, "{tried}");
+    }
+
+    fn is_segment(path: &std::path::Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "seg")
+    }
+
+    fn damaged_run(whole: &Run, name: String) -> Run {
+        Run {
+            name,
+            world: whole.world.fork(),
+            random: whole.random.clone(),
+            config: whole.config,
+            spool: None,
+            now: whole.now,
+            sealed: whole.sealed.clone(),
+            given: BTreeMap::new(),
+            durable: whole.durable.clone(),
+            doubtful: whole.doubtful.clone(),
+            seen: SINKS
+                .into_iter()
+                .map(|sink| {
+                    let seen = Seen {
+                        acked: whole.seen[sink].acked.clone(),
+                        got: whole.seen[sink].got.clone(),
+                        ..Seen::default()
+                    };
+                    (sink, seen)
+                })
+                .collect(),
+            damaged: true,
+            closed_clean: false,
+            length_max: whole.length_max,
+        }
+    }
+
+    fn flipped(whole: &Run, path: &PathBuf, at: usize) {
+        let mut run = damaged_run(whole, format!("byte {at} of {path:?}"));
+        run.world.flip(path, at, 0x10);
+        run.open().unwrap();
+        run.append();
+        run.settle();
+        let seen = &run.seen["quick"];
+        let lost = run
+            .durable
+            .iter()
+            .filter(|id| !seen.got.contains(id))
+            .count();
+        assert!(
+            lost <= usize::from(is_segment(path)),
+            "{}: {lost} lost",
+            run.name
+        );
+    }
+
+    /// A segment that is gone is a gap with the right events; the last one of a stream is the end of an epoch.
+    #[test]
+    fn a_lost_file_is_a_gap_or_the_end_of_an_epoch() {
+        let mut whole = Run::new("whole".to_owned(), 78, config(1 << 20));
+        for _ in 0..30 {
+            whole.tick();
+            whole.append();
+        }
+        whole.sync();
+        whole.sync();
+        // One sink has all: the cursor knows how far the streams went.
+        while whole.next("quick") {
+            while !whole.seen["quick"].open.is_empty() {
+                whole.acknowledge("quick", 0);
+            }
+        }
+        whole.spool.as_mut().unwrap().sync(whole.now);
+        drop(whole.spool.take());
+        for (path, _) in whole.world.files() {
+            let mut run = damaged_run(&whole, format!("without {path:?}"));
+            run.world.lose(&path);
+            run.given = whole.given.clone();
+            let opening = run.open().unwrap();
+            run.append();
+            run.settle();
+            let seen = &run.seen["slow"];
+            let lost: Vec<_> = run
+                .durable
+                .iter()
+                .filter(|id| !seen.got.contains(id))
+                .collect();
+            if is_segment(&path) {
+                let told = lost.iter().all(|id| seen.told.contains(id));
+                assert!(
+                    told || opening.new_epoch == Some(NewEpoch::Tail),
+                    "{}: {lost:?} {opening:?}",
+                    run.name
+                );
+            } else {
+                assert!(lost.is_empty(), "{}: {lost:?}", run.name);
+            }
+        }
+    }
+
+    /// Reads that fail for a while lose nothing.
+    #[test]
+    fn a_read_that_fails_is_tried_again() {
+        let mut run = Run::new("reads".to_owned(), 5, config(1 << 20));
+        for _ in 0..10 {
+            run.append();
+        }
+        run.sync();
+        run.sync();
+        run.world.set_fault(Fault::ReadFails);
+        let error = run.spool.as_mut().unwrap().next("quick", 1000, run.now);
+        error.unwrap_err();
+        run.settle();
+        assert_eq!(run.seen["quick"].told.len(), 0);
+    }
+}

@@ -16,6 +16,8 @@ const BATCH_RECORDS: usize = 1024;
 const SPARE: usize = 4;
 /// Share of the queue that only the process lane may fill: one in so many places.
 const RESERVED: usize = 4;
+/// One in so many places: what bulk batches with little in them may fill, and what those of the process lane must leave.
+const CROWD: usize = 8;
 
 /// Samples, copied one after the other into one buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,10 +119,19 @@ impl BatchSender {
         self.used.try_recv().unwrap_or_default()
     }
 
-    /// Whether half of the room (for `bulk`: of that outside the reserved share) is taken.
+    /// Whether the room that is left is for full batches only: for `bulk` soon, for the process lane, which shall not wait
+    /// for company behind a flood of another, late.
     pub(super) fn crowded(&self, bulk: bool) -> bool {
-        let room = self.capacity.saturating_sub(self.reserved(bulk));
-        self.waiting.load(Ordering::Acquire) >= room.div_ceil(2)
+        let waiting = self.waiting.load(Ordering::Acquire);
+        if bulk {
+            let room = self.capacity.saturating_sub(self.reserved(bulk));
+            waiting.saturating_mul(CROWD) >= room
+        } else {
+            waiting
+                >= self
+                    .capacity
+                    .saturating_sub(self.capacity.div_euclid(CROWD))
+        }
     }
 
     /// Places that only the process lane may take.

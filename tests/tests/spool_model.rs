@@ -556,7 +556,7 @@ mod tests {
 
     #[test]
     fn what_is_durable_survives_death_at_random() {
-        random_runs(1..39, 1 << 20, &[]);
+        random_runs(1..150, 1 << 20, &[]);
     }
 
     #[test]

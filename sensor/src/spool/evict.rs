@@ -197,11 +197,10 @@ impl<S: Storage> Spool<S> {
                 log.segments.pop_front();
             }
         }
-        self.drop_empty_epochs();
-        Ok(())
+        self.drop_empty_epochs()
     }
 
-    fn drop_empty_epochs(&mut self) {
+    fn drop_empty_epochs(&mut self) -> io::Result<()> {
         let current = self.identity.epoch;
         let sinks = &self.sinks;
         let finished = |log: &Log<S::File>| {
@@ -218,6 +217,7 @@ impl<S: Storage> Spool<S> {
             .filter_map(|logs| logs.first().map(|log| log.ordinal))
             .collect();
         for ordinal in gone {
+            self.sync_removals(ordinal)?;
             for log in self.logs.iter().filter(|log| log.ordinal == ordinal) {
                 for cursor in self.sinks.values_mut() {
                     cursor.forget(log);
@@ -232,6 +232,20 @@ impl<S: Storage> Spool<S> {
             }
             self.logs.retain(|log| log.ordinal != ordinal);
         }
+        Ok(())
+    }
+
+    /// An epoch's segments are gone for good when this returns. Only then may cursors forget it: a power cut that brings a
+    /// segment back would have it delivered, and counted, a second time.
+    fn sync_removals(&self, ordinal: u64) -> io::Result<()> {
+        for log in self.logs.iter().filter(|log| log.ordinal == ordinal) {
+            match self.storage.sync_folder(&log.folder) {
+                // It never came to the disk.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// What does not fit goes, oldest first, of the class furthest over its share.
@@ -457,6 +471,10 @@ impl<S: Storage> Spool<S> {
                         }
                     }
                 }
+            }
+            if let Some(Err(error)) = oldest.map(|ordinal| self.sync_removals(ordinal)) {
+                self.enter_memory(&error, now);
+                return;
             }
             let before = self.logs.len();
             for log in self.logs.iter().filter(|log| Some(log.ordinal) == oldest) {

@@ -49,7 +49,8 @@ impl<F: StorageFile> SlotFile<F> {
         Ok(slot)
     }
 
-    /// Opens it and gives the newer content that is whole; `None` if neither half is.
+    /// Opens it and gives the newer content that is whole; `None` if neither half is. For writing, its name is durable when
+    /// this returns.
     ///
     /// # Errors
     /// What the system says, also that it is not there.
@@ -60,6 +61,10 @@ impl<F: StorageFile> SlotFile<F> {
         write: bool,
     ) -> io::Result<(Self, Option<Vec<u8>>)> {
         let file = storage.open(path, write)?;
+        if write {
+            // Its name too may be from a process that was killed before it synced the folder.
+            storage.sync_folder(path.parent().unwrap_or(Path::new("")))?;
+        }
         let mut best: Option<(u64, Vec<u8>, Vec<u8>)> = None;
         for half in 0..2_usize {
             let mut bytes = vec![0; half_bytes];
@@ -106,7 +111,6 @@ impl<F: StorageFile> SlotFile<F> {
         match Self::open(storage, path, half_bytes, true) {
             Ok((mut slot, _)) => {
                 slot.write(content)?;
-                storage.sync_folder(path.parent().unwrap_or(Path::new("")))?;
                 Ok(slot)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,5 +1,5 @@
 //! The spool against a model, over a file system that stops in the middle of any operation, loses what was not synced and
-//! tears what it was writing; and against lost files.
+//! tears what it was writing; and against damaged bytes and lost files.
 //!
 //! Held at every step:
 //! - what a sink gets is what was appended under that identity, in order, without holes that no gap explains;
@@ -18,6 +18,7 @@ mod disk;
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
 
     use sensor::spool::{
         Cause, Counts, Entry, Epoch, HostIdentity, Item, NewEpoch, Now, Opening, PacketId,
@@ -598,7 +599,7 @@ mod tests {
         }
     }
 
-    fn is_segment(path: &std::path::Path) -> bool {
+    fn is_segment(path: &Path) -> bool {
         path.extension().is_some_and(|extension| extension == "seg")
     }
 
@@ -628,6 +629,135 @@ mod tests {
             damaged: true,
             closed_clean: false,
             length_max: whole.length_max,
+        }
+    }
+
+    fn number(bytes: &[u8], at: usize, length: usize) -> usize {
+        bytes[at..at + length]
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    }
+
+    /// Where the fields of a segment begin, as the documentation of the spool has them; and where it ends.
+    fn fields_of_segment(bytes: &[u8]) -> Vec<usize> {
+        let counts = |at: &mut usize, fields: &mut Vec<usize>| {
+            fields.push(*at);
+            let types = number(bytes, *at, 2);
+            *at += 2;
+            for _ in 0..types {
+                fields.extend([*at, *at + 2]);
+                *at += 10;
+            }
+        };
+        let mut fields = vec![
+            0, 8, 10, 12, 13, 16, 32, 48, 56, 64, 96, 104, 112, 128, 136, 152,
+        ];
+        let mut at = 160;
+        counts(&mut at, &mut fields);
+        fields.push(at);
+        at += 4;
+        assert_eq!(at, number(bytes, 10, 2));
+        while at < bytes.len() {
+            let (begin, length) = (at, number(bytes, at + 12, 4));
+            assert_eq!(bytes[at..at + 8], bytes[48..56]);
+            fields.extend([0, 8, 10, 12, 16, 24, 56, 64, 72, 88].map(|field| begin + field));
+            at += 96;
+            counts(&mut at, &mut fields);
+            counts(&mut at, &mut fields);
+            assert_eq!(at + 4 - begin, number(bytes, begin + 8, 2));
+            fields.extend([at, at + 4, at + 4 + length]);
+            at += 8 + length;
+        }
+        fields.push(at);
+        fields
+    }
+
+    /// The same of the halves of a file that is rewritten in place.
+    fn fields_of_slot(bytes: &[u8]) -> Vec<usize> {
+        let half = bytes.len() / 2;
+        [0, half]
+            .into_iter()
+            .flat_map(|half| {
+                let length = number(bytes, half + 16, 4);
+                [0, 8, 16, 20, 20 + length, 24 + length].map(|field| half + field)
+            })
+            .chain([bytes.len()])
+            .collect()
+    }
+
+    /// One byte anywhere: at most the packet that it is in is lost, and that is told; everything else arrives.
+    #[test]
+    fn a_flipped_byte_anywhere_costs_at_most_one_packet() {
+        let small = SpoolConfig {
+            segment_bytes: 700,
+            ..config(1 << 20)
+        };
+        let mut random = Random::new(79);
+        let mut tried = 0;
+        for orderly in [false, true] {
+            let mut whole = Run::new(format!("whole, orderly {orderly}"), 77, small);
+            whole.length_max = 60;
+            for round in 0..10 {
+                whole.tick();
+                whole.append();
+                if round % 3 == 0 {
+                    whole.sync();
+                }
+                if round == 7 {
+                    whole.next("quick");
+                    while !whole.seen["quick"].open.is_empty() {
+                        whole.acknowledge("quick", 0);
+                    }
+                }
+            }
+            whole.sync();
+            whole.sync();
+            assert!(!whole.seen["quick"].saved.is_empty());
+            let spool = whole.spool.take().unwrap();
+            if orderly {
+                spool.close(whole.now).unwrap();
+            } else {
+                drop(spool);
+            }
+            let files = whole.world.files();
+            let segments = files.iter().filter(|(path, _)| is_segment(path)).count();
+            assert!(segments >= 4, "{files:?}");
+            let clean = files.iter().any(|(path, _)| path == Path::new("clean"));
+            assert_eq!(clean, orderly, "{files:?}");
+            for (path, _) in files {
+                let bytes = whole.world.content(&path);
+                let fields = match is_segment(&path) {
+                    true if orderly => continue,
+                    true => fields_of_segment(&bytes),
+                    false => fields_of_slot(&bytes),
+                };
+                for (field, next) in fields.iter().zip(&fields[1..]) {
+                    // A byte of each field.
+                    if next > field {
+                        let at = field + random.below(next - field);
+                        let by = 1 << random.below(8);
+                        flipped(&whole, &path, at, by);
+                        tried += 1;
+                    }
+                }
+            }
+        }
+        assert!(tried > 400, "{tried}");
+    }
+
+    fn flipped(whole: &Run, path: &Path, at: usize, by: u8) {
+        let mut run = damaged_run(whole, format!("bits {by:#x} of byte {at} of {path:?}"));
+        run.given = whole.given.clone();
+        run.world.flip(path, at, by);
+        run.open().unwrap();
+        run.append();
+        run.settle();
+        for sink in SINKS {
+            let got = &run.seen[sink].got;
+            let lost = run.durable.iter().filter(|id| !got.contains(id)).count();
+            let most = usize::from(is_segment(path));
+            assert!(lost <= most, "{}: {sink}: {lost} lost", run.name);
         }
     }
 

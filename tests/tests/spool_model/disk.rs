@@ -293,6 +293,23 @@ impl World {
             .collect()
     }
 
+    /// Changes a byte where it lies.
+    pub(crate) fn flip(&self, path: &Path, at: usize, by: u8) {
+        let mut inner = self.inner();
+        let inode = inner.names.files[path];
+        let node = inner.nodes.get_mut(&inode).unwrap();
+        node.content[at] ^= by;
+        if let Some(byte) = node.durable.get_mut(at) {
+            *byte ^= by;
+        }
+    }
+
+    /// What a file has.
+    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
+        let inner = self.inner();
+        inner.nodes[&inner.names.files[path]].content.clone()
+    }
+
     /// A file goes, and nobody knows why.
     pub(crate) fn lose(&self, path: &Path) {
         let mut inner = self.inner();

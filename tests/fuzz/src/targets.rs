@@ -3,8 +3,10 @@
 pub mod btf;
 pub mod config;
 pub mod decode;
+pub mod packet;
 pub mod procfs;
 pub mod recording;
+pub mod spool;
 
 /// Every target. A further one is a line here and a function that takes bytes and must not panic.
 pub const TARGETS: &[Target] = &[
@@ -21,6 +23,10 @@ pub const TARGETS: &[Target] = &[
         .seeds(recording::seeds)
         .words(recording::WORDS),
     Target::new("btf", btf::run).seeds(btf::seeds),
+    Target::new("packet", packet::run).seeds(packet::seeds),
+    Target::new("spool", spool::run)
+        .seeds(spool::seeds)
+        .repair(spool::repair),
 ];
 
 /// Something that reads bytes from elsewhere.

@@ -20,9 +20,12 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use sensor::spool::storage::Disk;
     use sensor::spool::{
-        Cause, Counts, Entry, Epoch, HostIdentity, Item, NewEpoch, Now, Opening, PacketId,
-        Previous, Spool, SpoolConfig, State, Stream,
+        Cause, Counts, DiskFault, Entry, Epoch, HostIdentity, Item, NewEpoch, Now, Opening,
+        PacketId, Previous, Spool, SpoolConfig, State, Stream,
     };
     use sha2::{Digest, Sha256};
 
@@ -819,5 +822,140 @@ mod tests {
         error.unwrap_err();
         run.settle();
         assert_eq!(run.seen["quick"].told.len(), 0);
+    }
+
+    /// Without a disk and with memory full the oldest packets go, and that is told.
+    #[test]
+    fn a_full_memory_forgets_the_oldest_and_says_so() {
+        let small = SpoolConfig {
+            memory_bytes: 3000,
+            ..config(1 << 20)
+        };
+        let mut run = Run::new("memory".to_owned(), 6, small);
+        run.append();
+        run.sync();
+        run.sync();
+        run.world.set_fault(Fault::ReadOnly);
+        for _ in 0..40 {
+            run.append();
+        }
+        let spool = run.spool.as_ref().unwrap();
+        let status = spool.status(run.now);
+        assert!(
+            matches!(
+                status.state,
+                State::Memory {
+                    why: DiskFault::ReadOnly,
+                    ..
+                }
+            ),
+            "{status:?}"
+        );
+        let kept: u64 = status.classes.iter().map(|class| class.memory_bytes).sum();
+        assert!((1500..=3000).contains(&kept), "{status:?}");
+        let evicted = status.evicted[&Cause::Memory].clone();
+        assert_ne!(evicted, Counts::new());
+        run.settle();
+        for account in run.spool.as_ref().unwrap().accounts() {
+            assert_eq!(account.evicted[&Cause::Memory], evicted, "{account:?}");
+        }
+        for sink in SINKS {
+            let seen = &run.seen[sink];
+            assert!(!seen.told.is_empty());
+            assert_eq!(seen.told.len() + seen.got.len(), run.sealed.len());
+        }
+    }
+
+    /// Fills a disk that is one; as root, since it is mounted.
+    #[test]
+    fn a_disk_that_is_full() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("not root: nothing is mounted");
+            return;
+        }
+        // Mounts of its own, which go with the thread.
+        std::thread::spawn(|| {
+            let folder = tempfile::tempdir().unwrap();
+            if let Err(error) = unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS) {
+                eprintln!("root without mounts: {error}");
+                return;
+            }
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+            mount(kind, folder.path(), kind, flags, Some("size=2m")).unwrap();
+            fill(folder.path());
+        })
+        .join()
+        .unwrap();
+    }
+
+    fn fill(folder: &Path) {
+        const SECOND: u64 = 1_000_000_000;
+        let config = SpoolConfig {
+            segment_bytes: 256 << 10,
+            memory_bytes: 1 << 20,
+            ..SpoolConfig::default()
+        };
+        let mut now = Now {
+            wall_ns: 1_700_000_000_000_000_000,
+            boot_ns: SECOND,
+        };
+        let disk = Disk::lock(folder).unwrap();
+        let (mut spool, opening) =
+            Spool::open(disk, config, HostIdentity::default(), &["a"], now).unwrap();
+        assert_eq!(opening.new_epoch, Some(NewEpoch::Created));
+        // More than the disk, less than disk and memory together: twice, since it has to recover.
+        for packets in [36_u64, 36] {
+            let mut full = false;
+            for number in 0..packets {
+                let next = spool.next_packet(Stream::Process);
+                let mut bytes = format!("{:?}", next.id).into_bytes();
+                bytes.resize(64 << 10, b'.');
+                let entry = Entry {
+                    id: next.id,
+                    digest: Sha256::digest(&bytes).into(),
+                    sealed_time_ns: now.wall_ns,
+                    boot_id: [0; 16],
+                    last_event_boot_ns: now.boot_ns,
+                    counts: [(100, 1 + number)].into_iter().collect(),
+                    bytes,
+                };
+                spool.append(entry, now).unwrap();
+                now.boot_ns += SECOND / 4;
+                spool.sync(now);
+                full |= matches!(
+                    spool.state(),
+                    State::Memory {
+                        why: DiskFault::Full,
+                        ..
+                    }
+                );
+            }
+            assert!(full, "{packets} packets fit");
+            let (mut got, mut idle) = (0, 0);
+            while idle < 3 {
+                let items = spool.next("a", 1 << 20, now).unwrap();
+                idle = if items.is_empty() { idle + 1 } else { 0 };
+                for item in items {
+                    let Item::Packet(entry) = &item else {
+                        panic!("nothing has to go: {item:?}");
+                    };
+                    let name = format!("{:?}", entry.id);
+                    assert!(entry.bytes.starts_with(name.as_bytes()));
+                    got += 1;
+                    spool.ack("a", item.id()).unwrap();
+                }
+                // There is room again.
+                now.boot_ns += 120 * SECOND;
+                spool.sync(now);
+            }
+            assert_eq!(got, packets);
+            assert_eq!(spool.state(), State::Disk);
+            let account = &spool.accounts()[0];
+            assert!(account.balances(), "{account:?}");
+            assert_eq!(account.waiting, Counts::new());
+        }
+        spool.close(now).unwrap();
     }
 }

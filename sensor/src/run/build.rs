@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::signal::Bell;
 use super::{Request, RunError};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ReceiverConfig};
 use crate::enrich::close_watch::{CloseConfig, CloseWatch};
 use crate::enrich::container::Places;
 use crate::enrich::environment::Policy;
@@ -34,6 +34,7 @@ use crate::recording::Header;
 use crate::selftest;
 use crate::sink::delivery::Context;
 use crate::sink::synchronize::{Apply, Management, SettingsReport};
+use crate::sink::connect::tls::own_certificate;
 use crate::sink::{self, Notice, SinkHandle};
 use crate::spool::storage::Disk;
 use crate::spool::{HostIdentity, Now, Opening, SharedSpool, Spool, SpoolConfig};
@@ -234,6 +235,7 @@ pub(super) fn spool(
         hardware_uuid: uuid
             .and_then(|text| Uuid::try_parse_ascii(text.trim_ascii()).ok())
             .map(Uuid::into_bytes),
+        agent_id: enrolled_as(config),
     };
     let windows = config.sinks.values().map(|sink| sink.window_bytes);
     let limits = SpoolConfig {
@@ -253,6 +255,17 @@ pub(super) fn spool(
         clock: Arc::clone(clock),
     };
     Ok(Some((context, opening)))
+}
+
+/// The agent id that the first certificate for a central node names. A certificate that cannot be read is the sink's
+/// fault, told and tried again there.
+fn enrolled_as(config: &Config) -> Option<[u8; 16]> {
+    config.sinks.values().find_map(|sink| {
+        let ReceiverConfig::CentralNode(node) = &sink.receiver;
+        let (certificate, _key) = node.tls.identity.as_ref()?;
+        let own = own_certificate(certificate).ok()?;
+        own.agent_id.map(Uuid::into_bytes)
+    })
 }
 
 /// What the central node is told of this sensor, and who takes its settings.

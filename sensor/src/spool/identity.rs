@@ -25,12 +25,15 @@ pub struct HostIdentity {
     pub machine_id: Option<[u8; 16]>,
     /// `/sys/class/dmi/id/product_uuid`; `None` if there is none or it cannot be read.
     pub hardware_uuid: Option<[u8; 16]>,
+    /// Agent id that the certificate for a central node names; `None` if there is no such certificate.
+    pub agent_id: Option<[u8; 16]>,
 }
 
 /// Who a spool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Random, made once; stays when the epoch changes, since packets of older epochs carry it.
+    /// That of the certificate, else random and made once; stays when the epoch changes, since packets of older epochs
+    /// carry it.
     pub agent_id: [u8; 16],
     /// The epoch of packets that are sealed now.
     pub epoch: Epoch,
@@ -53,6 +56,8 @@ pub enum NewEpoch {
     Tail,
     /// The disk could not be written: these packets were offered before they were durable.
     Memory,
+    /// The certificate names another agent than before. Packets of older epochs keep the id that they have.
+    AgentId,
 }
 
 impl NewEpoch {
@@ -66,6 +71,7 @@ impl NewEpoch {
             Self::Restored => "restored",
             Self::Tail => "tail",
             Self::Memory => "memory",
+            Self::AgentId => "agent_id",
         }
     }
 }

@@ -77,7 +77,7 @@ impl<S: Storage> Spool<S> {
         });
         let cursors = load_sinks(&storage, sinks, &mut findings);
 
-        let (identity, ordinal, reason) = match stored {
+        let (mut identity, ordinal, mut reason) = match stored {
             Ok(Some((stored, file))) => {
                 let reason = stored.differs(&host, file).or_else(|| {
                     tail_is_lost(stored.identity.epoch, clean.as_ref(), &cursors, &findings)
@@ -99,6 +99,10 @@ impl<S: Storage> Spool<S> {
                 (identity, 0, Some(NewEpoch::Created))
             }
         };
+        if let Some(agent_id) = host.agent_id.filter(|id| *id != identity.agent_id) {
+            identity.agent_id = agent_id;
+            reason = reason.or(Some(NewEpoch::AgentId));
+        }
         let previous = if findings.logs.is_empty() && matches!(reason, Some(NewEpoch::Created)) {
             Previous::None
         } else if clean.is_some_and(|clean| clean.epoch == identity.epoch) && reason.is_none() {

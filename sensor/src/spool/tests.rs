@@ -22,6 +22,7 @@ fn host() -> HostIdentity {
         boot_id: [7; 16],
         machine_id: Some([1; 16]),
         hardware_uuid: Some([2; 16]),
+        agent_id: None,
     }
 }
 

@@ -18,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use uuid::Uuid;
+use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
 use super::{FileError, read_public, read_secret};
 use crate::config::TlsConfig;
@@ -84,6 +86,8 @@ pub struct OwnCertificate {
     pub sha256: [u8; 32],
     /// End of its validity, ns since 1970; `None` if it cannot be read from it.
     pub not_after_ns: Option<i64>,
+    /// Agent that it was given to; `None` if it names none.
+    pub agent_id: Option<Uuid>,
 }
 
 /// Reads and digests our own certificate.
@@ -96,6 +100,7 @@ pub fn own_certificate(path: &Path) -> Result<OwnCertificate, FileError> {
     Ok(OwnCertificate {
         sha256: Sha256::digest(first.as_ref()).into(),
         not_after_ns: not_after(first.as_ref()),
+        agent_id: agent_id(first.as_ref()),
     })
 }
 
@@ -280,71 +285,39 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A DER element with this tag at the beginning: its content and what follows.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        let length = digits.iter().try_fold(0_usize, |length, digit| {
-            length.checked_mul(256)?.checked_add(usize::from(*digit))
-        })?;
-        (length, rest)
-    };
-    (found == tag).then_some(())?;
-    rest.split_at_checked(length)
-}
-
-/// `validity.notAfter` of a certificate (RFC 5280, 4.1), ns since 1970.
+/// `validity.notAfter` of a certificate (RFC 5280, 4.1), ns since 1970; an end beyond 2262 is that of 2262.
 fn not_after(certificate: &[u8]) -> Option<i64> {
-    const SEQUENCE: u8 = 0x30;
-    let (certificate, _) = element(certificate, SEQUENCE)?;
-    let (to_be_signed, _) = element(certificate, SEQUENCE)?;
-    let rest = element(to_be_signed, 0xa0).map_or(to_be_signed, |(_version, rest)| rest);
-    let (_serial, rest) = element(rest, 0x02)?;
-    let (_algorithm, rest) = element(rest, SEQUENCE)?;
-    let (_issuer, rest) = element(rest, SEQUENCE)?;
-    let (validity, _) = element(rest, SEQUENCE)?;
-    let (_not_before, rest) = time(validity)?;
-    let (not_after, _) = time(rest)?;
-    Some(not_after)
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Some(seconds.saturating_mul(1_000_000_000))
 }
 
-/// A UTCTime or GeneralizedTime as ns since 1970, and what follows.
-fn time(bytes: &[u8]) -> Option<(i64, &[u8])> {
-    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<i64>().ok();
-    let (year, rest, after) = match element(bytes, 0x17) {
-        Some((text, after)) => {
-            let (year, rest) = text.split_at_checked(2)?;
-            let year = number(year)?;
-            (
-                if year < 50 { 2000 + year } else { 1900 + year },
-                rest,
-                after,
-            )
+/// The agent that a certificate belongs to, as the central node reads it: its one subject alternative name
+/// `urn:uuid:<agent id>`, else its common name, if that is a UUID. `None`: it names none, or several.
+fn agent_id(certificate: &[u8]) -> Option<Uuid> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let mut named = Vec::new();
+    for extension in parsed.extensions() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
+            let uris = names.general_names.iter().filter_map(|name| {
+                if let GeneralName::URI(uri) = name {
+                    uri.strip_prefix("urn:uuid:")
+                } else {
+                    None
+                }
+            });
+            named.extend(uris.filter_map(|id| Uuid::try_parse(id).ok()));
         }
-        None => {
-            let (text, after) = element(bytes, 0x18)?;
-            let (year, rest) = text.split_at_checked(4)?;
-            (number(year)?, rest, after)
-        }
-    };
-    let mut parts = rest.strip_suffix(b"Z")?.chunks(2).map(number);
-    let mut part = || parts.next().flatten();
-    let (month, day, hour, minute, second) = (part()?, part()?, part()?, part()?, part()?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
     }
-    // Days since 1970 of a date of the Gregorian calendar, years beginning in March.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
-    // Nanoseconds end in 2262; a later end is none.
-    Some((seconds.saturating_mul(1_000_000_000), after))
+    if named.is_empty() {
+        let names = parsed.subject().iter_common_name();
+        let names = names.filter_map(|name| name.as_str().ok());
+        named.extend(names.filter_map(|name| Uuid::try_parse(name).ok()));
+    }
+    match named.as_slice() {
+        [agent_id] => Some(*agent_id),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -375,11 +348,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_agent_is_read() {
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let by = |common_name: &str, names: &[String]| {
+            let mut parameters = rcgen::CertificateParams::default();
+            parameters
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, common_name);
+            parameters.subject_alt_names = names
+                .iter()
+                .map(|name| rcgen::SanType::URI(name.as_str().try_into().unwrap()))
+                .collect();
+            let key = rcgen::KeyPair::generate().unwrap();
+            agent_id(parameters.self_signed(&key).unwrap().der())
+        };
+        let urn = |id: Uuid| format!("urn:uuid:{id}");
+        assert_eq!(by("host", &[urn(one)]), Some(one));
+        assert_eq!(by(&two.to_string(), &[urn(one)]), Some(one));
+        assert_eq!(by(&two.to_string(), &[]), Some(two));
+        assert_eq!(by("host", &[]), None);
+        assert_eq!(by("host", &[urn(one), urn(two)]), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             not_after(&bytes);
-            time(&bytes);
+            agent_id(&bytes);
         }
     }
 }

@@ -25,6 +25,7 @@ use sensor_tests::trigger;
 
 mod common;
 mod connect;
+mod delivery;
 mod exec;
 mod exit;
 mod fault;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         module_load::TESTS,
         scope::TESTS,
         formats::TESTS,
+        delivery::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

@@ -80,7 +80,11 @@ fn record(place: &Place, kernels: &[String]) -> anyhow::Result<bool> {
         rows.extend(vm::guests(place, &Plan::of(selection.clone()))?);
     }
     if here {
-        rows.extend(native::suites(place, &selection, &[])?);
+        rows.extend(native::suites(
+            place,
+            &selection,
+            &native::Asked::default(),
+        )?);
     }
     if summary(&rows, started) > 0 {
         return Ok(false);

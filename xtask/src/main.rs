@@ -9,6 +9,7 @@
 
 mod apt;
 mod build_ebpf;
+mod chaos;
 mod command;
 mod docs;
 mod fuzz;
@@ -50,6 +51,8 @@ enum Task {
     Native(native::Args),
     /// Run every test: lints, unit tests, documents, the eBPF object, this machine, guests.
     Test(test::Args),
+    /// Kill sensor and central node at random under load, and compare what arrived with what was done.
+    Chaos(chaos::Args),
     /// Fuzz what reads bytes from elsewhere, guided by coverage.
     Fuzz(fuzz::Args),
     /// Replay the recorded streams of tests/golden, or record them again.
@@ -90,6 +93,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Vm(args) => vm::run(&place, &args),
         Task::Native(args) => native::run(&place, &args),
         Task::Test(args) => test::run(&place, &args),
+        Task::Chaos(args) => chaos::run(&place, &args),
         Task::Fuzz(args) => fuzz::run(&place, &args),
         Task::Golden(args) => golden::run(&place, &args),
         Task::Lint => lint::run(&place).map(|()| true),

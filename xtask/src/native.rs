@@ -40,7 +40,11 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
         ..Selection::default()
     };
     let started = Instant::now();
-    let rows = suites(place, &selection, &args.arguments)?;
+    let asked = Asked {
+        arguments: args.arguments.clone(),
+        ..Asked::default()
+    };
+    let rows = suites(place, &selection, &asked)?;
     ensure!(
         !rows.is_empty(),
         "no suite of tests/vm/kernels.toml runs natively"
@@ -48,11 +52,22 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
     Ok(summary(&rows, started) == 0)
 }
 
+/// What the test programs are given beyond what the matrix says.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// Arguments, such as the name of a test.
+    pub(crate) arguments: Vec<String>,
+    /// Variables of the environment.
+    pub(crate) variables: Vec<(&'static str, String)>,
+    /// Time beyond the suite's.
+    pub(crate) more_seconds: u64,
+}
+
 /// Runs the native suites of a selection one after the other.
 pub(crate) fn suites(
     place: &Place,
     selection: &Selection,
-    arguments: &[String],
+    asked: &Asked,
 ) -> anyhow::Result<Vec<Row>> {
     let cells = Matrix::read(place)?.native(selection)?;
     if cells.is_empty() {
@@ -81,9 +96,11 @@ pub(crate) fn suites(
         command
             .arg("--test-threads=1")
             .args(&suite.arguments)
-            .args(arguments)
+            .args(&asked.arguments)
             .current_dir(&place.root)
             .env("SENSOR_BIN", &programs.sensor)
+            .env("SENSOR_NODE_BIN", &programs.node)
+            .envs(asked.variables.iter().cloned())
             .env("SENSOR_STRACE", &strace)
             .env("SENSOR_BACKEND", backend.name())
             .env_remove("SENSOR_GUEST");
@@ -92,7 +109,7 @@ pub(crate) fn suites(
         let started = Instant::now();
         let tally = watch(
             &mut command,
-            Duration::from_secs(suite.timeout_seconds),
+            Duration::from_secs(suite.timeout_seconds + asked.more_seconds),
             &log,
         )?;
         let row = Row::new(

@@ -1,4 +1,4 @@
-//! Statically linked programs for guests, and for suites on this machine: the sensor, process 1, test programs.
+//! Statically linked programs for guests, and for suites on this machine: the sensor, the central node, process 1, test programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -19,6 +19,8 @@ pub(crate) struct StaticPrograms {
     pub(crate) init: PathBuf,
     /// The daemon, as it is released.
     pub(crate) sensor: PathBuf,
+    /// The central node. Always built, since other sets of packages would be compiled with other features, again.
+    pub(crate) node: PathBuf,
     tests: BTreeMap<String, PathBuf>,
 }
 
@@ -46,6 +48,8 @@ impl StaticPrograms {
                 "--package",
                 "sensor",
                 "--package",
+                "central-node",
+                "--package",
                 "sensor-vm-init",
                 "--bins",
             ],
@@ -62,6 +66,7 @@ impl StaticPrograms {
         Ok(Self {
             init: take("sensor-vm-init")?,
             sensor: take("sensor")?,
+            node: take("central-node")?,
             tests: if tests.is_empty() {
                 BTreeMap::new()
             } else {

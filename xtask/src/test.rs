@@ -149,7 +149,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
         };
         let matrix = Matrix::read(place)?;
         if !matrix.native(&selection)?.is_empty() {
-            step("native", &mut || native::suites(place, &selection, &[]));
+            step("native", &mut || {
+                native::suites(place, &selection, &native::Asked::default())
+            });
         }
         step("guests", &mut || {
             vm::guests(place, &Plan::by_role(args.full))

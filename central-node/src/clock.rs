@@ -26,10 +26,19 @@ pub fn duration_ns(duration: Duration) -> i64 {
 /// `2026-01-31T23:59:59.5Z`; the number itself where no such date is.
 #[must_use]
 pub fn rfc3339(time_ns: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ns))
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| time_ns.to_string())
+    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ns)) else {
+        return time_ns.to_string();
+    };
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.nanosecond()
+    )
 }
 
 /// Why a text is no time.

@@ -23,7 +23,7 @@ pub fn duration_ns(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// `2026-01-31T23:59:59.5Z`; the number itself where no such date is.
+/// `2026-01-31T23:59:59.500000000Z`; the number itself where no such date is.
 #[must_use]
 pub fn rfc3339(time_ns: i64) -> String {
     let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ns)) else {
@@ -96,7 +96,7 @@ mod tests {
         parse("yesterday", 0).unwrap_err();
         parse("12", 0).unwrap_err();
         parse("99999999999999999999d", 0).unwrap_err();
-        assert_eq!(rfc3339(1_500_000_000), "1970-01-01T00:00:01.5Z");
+        assert_eq!(rfc3339(1_500_000_000), "1970-01-01T00:00:01.500000000Z");
         assert_eq!(parse(&rfc3339(123_456_789_012), 0), Ok(123_456_789_012));
     }
 

@@ -139,7 +139,16 @@ fn short_lived_programs() {
     };
     let ends = sensor.count_from(0, EXECS, |event| event["type"] == "exit" && ours(event));
     let end = sensor.stop();
-    if ends != EXECS {
+    // A tracepoint's program that is preempted and called again on its processor is skipped by the kernel, which counts it
+    // (`recursion_misses`). The sensor tells the count; more than that must not be missing.
+    let unseen = end.ledger.as_ref().map_or(0, |ledger| {
+        ["exec", "exit", "fork"]
+            .map(|program| ledger.unseen(program))
+            .iter()
+            .sum::<u64>()
+    });
+    let unseen = usize::try_from(unseen).unwrap();
+    if ends + unseen < EXECS {
         for (index, run) in &ran {
             let events: Vec<_> = end
                 .events
@@ -182,15 +191,20 @@ fn short_lived_programs() {
     };
     let (execs, exits) = (by_key("exec"), by_key("exit"));
     let mut verdicts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut missed = 0;
     for (index, run) in &ran {
         let (_, after) = turn(*index);
         let key = run.unique_pid.as_str();
-        let exec = execs
-            .get(key)
-            .unwrap_or_else(|| panic!("no exec of {run:?}"));
-        let exit = exits
-            .get(key)
-            .unwrap_or_else(|| panic!("no exit of {run:?}"));
+        let (Some(exec), Some(exit)) = (execs.get(key), exits.get(key)) else {
+            missed += 1;
+            assert!(missed <= unseen, "no exec or no exit of {run:?}");
+            continue;
+        };
+        if exec["parent"].is_null() {
+            missed += 1;
+            assert!(missed <= unseen, "no parent of {run:?}");
+            continue;
+        }
         assert_eq!(
             exec["image"],
             oracle::shown_path(&place(run.copy)),
@@ -220,7 +234,7 @@ fn short_lived_programs() {
             assert_eq!(hashes["sha256"], sha256(&content), "{run:?}");
         }
     }
-    println!("verdicts: {verdicts:?}");
+    println!("verdicts: {verdicts:?}, skipped by the kernel at most {unseen}, missing {missed}");
 }
 
 const FILES: usize = 10_000;

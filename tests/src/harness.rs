@@ -508,6 +508,16 @@ impl Ledger {
         self.number(&format!("/rows/{row}/daemon/{term}"))
     }
 
+    /// How often at most the kernel skipped the programs whose names begin so.
+    pub fn unseen(&self, program: &str) -> u64 {
+        let counts = self.0["unseen_at_most"].as_object();
+        let ours = counts
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| name.starts_with(program));
+        ours.filter_map(|(_, count)| count.as_u64()).sum()
+    }
+
     /// Sum of the losses of a row: in the kernel, in the reader and behind it.
     pub fn lost(&self, row: &str) -> u64 {
         ["kernel/lost", "daemon/lost_in_reader", "daemon/lost"]

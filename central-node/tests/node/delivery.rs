@@ -294,6 +294,7 @@ async fn garbage_instead_of_frames_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes, and more than its patience on a busy machine: tens of thousands of packets until the node stops reading"]
 async fn an_agent_that_reads_no_answers_is_not_read_from() {
     let world = World::new().await;
     let agent_id = Uuid::new_v4();

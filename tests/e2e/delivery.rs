@@ -287,7 +287,8 @@ fn of_everything_once() {
     flush(&config, &node, usize::try_from(sealed).unwrap());
     // Counted by the receiver, not by the sender.
     let events = node.events();
-    assert_eq!(u64::try_from(events.len()).unwrap(), sealed);
+    // A run that only flushes tells of the questions to the node, too.
+    assert!(u64::try_from(events.len()).unwrap() >= sealed);
     assert_once_in_order(&events);
     let wanted: Vec<String> = (0..PROGRAMS)
         .map(|number| format!("delivery-{number}"))

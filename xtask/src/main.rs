@@ -19,6 +19,7 @@ mod lint;
 mod matrix;
 mod native;
 mod place;
+mod receivers;
 mod rust_src;
 mod static_programs;
 mod test;
@@ -49,6 +50,8 @@ enum Task {
     Vm(vm::Args),
     /// Run suites on this machine's own kernel.
     Native(native::Args),
+    /// Fetch the receivers that suites deliver to, and print the variables that name them.
+    Receivers,
     /// Run every test: lints, unit tests, documents, the eBPF object, this machine, guests.
     Test(test::Args),
     /// Kill sensor and central node at random under load, and compare what arrived with what was done.
@@ -92,6 +95,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::BuildEbpf(args) => build_ebpf::run(&place, &args).map(|()| true),
         Task::Vm(args) => vm::run(&place, &args),
         Task::Native(args) => native::run(&place, &args),
+        Task::Receivers => receivers::run(&place).map(|()| true),
         Task::Test(args) => test::run(&place, &args),
         Task::Chaos(args) => chaos::run(&place, &args),
         Task::Fuzz(args) => fuzz::run(&place, &args),

@@ -96,6 +96,9 @@ pub(crate) struct Suite {
     /// Arguments for the test harness.
     #[serde(default)]
     pub(crate) arguments: Vec<String>,
+    /// It delivers to receivers that are not ours; on this machine only.
+    #[serde(default)]
+    pub(crate) receivers: bool,
 }
 
 /// One boot: a suite on a kernel with a backend.

@@ -11,8 +11,9 @@ use anyhow::{Context as _, ensure};
 
 use crate::command::tail;
 use crate::harness::{Tally, print_failures};
-use crate::matrix::{Backend, Matrix, Selection};
+use crate::matrix::{Backend, Matrix, Selection, Suite};
 use crate::place::Place;
+use crate::receivers::Receivers;
 use crate::static_programs::StaticPrograms;
 use crate::test::{Row, summary};
 use crate::vm::packages::Programs;
@@ -104,22 +105,29 @@ pub(crate) fn suites(
             .env("SENSOR_STRACE", &strace)
             .env("SENSOR_BACKEND", backend.name())
             .env_remove("SENSOR_GUEST");
-        let name = backend.name();
         let log = logs.join(log_name(&suite.name, backend));
         let started = Instant::now();
+        if suite.receivers {
+            match Receivers::find(place) {
+                Ok(receivers) => {
+                    command.envs(receivers.variables());
+                }
+                // What the other suites found is not lost for a registry that is not reached.
+                Err(error) => {
+                    let mut tally = Tally::default();
+                    tally.fail(format!("{error:#}"));
+                    rows.push(row(&release, &suite, backend, &tally, started));
+                    println!("  {error:#}");
+                    continue;
+                }
+            }
+        }
         let tally = watch(
             &mut command,
             Duration::from_secs(suite.timeout_seconds + asked.more_seconds),
             &log,
         )?;
-        let row = Row::new(
-            &format!("{release} (this one)"),
-            &suite.name,
-            name,
-            &tally,
-            started.elapsed().as_secs(),
-        );
-        row.print();
+        rows.push(row(&release, &suite, backend, &tally, started));
         if tally.failed > 0 {
             tally
                 .problems
@@ -130,9 +138,17 @@ pub(crate) fn suites(
             println!("--- the end of {}", log.display());
             print!("{}", tail(&text, SHOWN_LINES));
         }
-        rows.push(row);
     }
     Ok(rows)
+}
+
+/// A row of the table, printed.
+fn row(release: &str, suite: &Suite, backend: Backend, tally: &Tally, started: Instant) -> Row {
+    let kernel = format!("{release} (this one)");
+    let seconds = started.elapsed().as_secs();
+    let row = Row::new(&kernel, &suite.name, backend.name(), tally, seconds);
+    row.print();
+    row
 }
 
 fn logs(place: &Place) -> PathBuf {
@@ -150,9 +166,8 @@ pub(crate) fn logs_of(place: &Place, suite: &str) -> anyhow::Result<Vec<PathBuf>
         ..Selection::default()
     };
     let cells = Matrix::read(place)?.native(&selection)?;
-    let log = |(suite, backend): &(crate::matrix::Suite, Backend)| {
-        logs(place).join(log_name(&suite.name, *backend))
-    };
+    let log =
+        |(suite, backend): &(Suite, Backend)| logs(place).join(log_name(&suite.name, *backend));
     Ok(cells.iter().map(log).collect())
 }
 

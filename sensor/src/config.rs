@@ -25,7 +25,10 @@ pub use document::{docs_markdown, schema_json};
 pub use file::{BackendChoice, ConfigFile, OutputFormat};
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
-pub use sink::{CentralNodeConfig, HostPort, ProxyConfig, ReceiverConfig, SinkConfig, TlsConfig};
+pub use sink::{
+    CentralNodeConfig, HostPort, ProxyConfig, ReceiverConfig, RemoteConfig, SinkConfig, SinkFormat,
+    TlsConfig,
+};
 pub use unit::{EventName, Size, Span};
 
 use crate::config::file::{FilterTable, SettingsFile};
@@ -271,6 +274,12 @@ pub enum ConfigProblem {
     /// More sinks than are allowed.
     #[error("at most {0} sinks")]
     TooManySinks(usize),
+    /// A key that another kind of sink has.
+    #[error("a sink of type `{0}` has no such key")]
+    NotOfSinkType(&'static str),
+    /// A key that contradicts another.
+    #[error("makes no sense with {0}")]
+    Contradicts(&'static str),
     /// Not `host:port`.
     #[error("`{}` is not host:port", .0.escape_default())]
     NotAnAddress(String),

@@ -19,6 +19,8 @@ pub mod central_node;
 pub mod connect;
 pub mod delivery;
 pub mod file;
+pub mod messages;
+pub mod piped;
 pub mod stdout;
 pub mod synchronize;
 

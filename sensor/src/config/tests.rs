@@ -363,6 +363,14 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
         ],
     );
     check(
+        "[sink.node]\ntype = \"central_node\"\ncertificate_file = \"/a\"\nkey_file = \"/b\"\nca_file = \"/c\"\ntls = false\nformat = \"ecs\"\n",
+        &[
+            "sensor.toml:1:7: sink.node: `address` is missing",
+            "sensor.toml:6:1: sink.node.tls: a sink of type `central_node` has no such key",
+            "sensor.toml:7:1: sink.node.format: a sink of type `central_node` has no such key",
+        ],
+    );
+    check(
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
         &["sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node`"],
     );

@@ -26,8 +26,8 @@ pub use file::{BackendChoice, ConfigFile, OutputFormat};
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{
-    CentralNodeConfig, HostPort, ProxyConfig, ReceiverConfig, RemoteConfig, SinkConfig, SinkFormat,
-    TlsConfig,
+    Authentication, CentralNodeConfig, HostPort, JetStreamConfig, ProxyConfig, ReceiverConfig,
+    RemoteConfig, SinkConfig, SinkFormat, TlsConfig,
 };
 pub use unit::{EventName, Size, Span};
 
@@ -280,6 +280,15 @@ pub enum ConfigProblem {
     /// A key that contradicts another.
     #[error("makes no sense with {0}")]
     Contradicts(&'static str),
+    /// Not a subject of NATS.
+    #[error(
+        "`{}` is no subject: words with dots between, and {{agent}}, {{stream}} or, with a message per event, {{type}} in them",
+        .0.escape_default()
+    )]
+    NotASubject(String),
+    /// Not a name of a stream of JetStream.
+    #[error("`{}` is no name of a stream", .0.escape_default())]
+    NotAStream(String),
     /// Not `host:port`.
     #[error("`{}` is not host:port", .0.escape_default())]
     NotAnAddress(String),

@@ -19,6 +19,7 @@ pub mod central_node;
 pub mod connect;
 pub mod delivery;
 pub mod file;
+pub mod jetstream;
 pub mod messages;
 pub mod piped;
 pub mod stdout;

@@ -14,12 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::unit::{Size, Span};
 use crate::config::{Checks, ConfigProblem};
 
-#[expect(
-    dead_code,
-    reason = "the first kind beyond the central node, which lands next, reads it"
-)]
+pub mod jetstream;
 pub mod remote;
 
+pub use jetstream::{Authentication, JetStreamConfig};
 pub use remote::{RemoteConfig, SinkFormat};
 
 /// Sinks at once. Each costs a connection, a window of memory and a cursor.
@@ -63,6 +61,9 @@ const fn retry_max() -> Span {
 pub enum SinkType {
     /// The central node: gRPC over mutual TLS.
     CentralNode,
+    /// NATS JetStream: each message acknowledged by its stream.
+    #[serde(rename = "jetstream")]
+    JetStream,
 }
 
 /// Keys of every kind.
@@ -92,6 +93,7 @@ impl SinkType {
     pub const fn name(self) -> &'static str {
         match self {
             Self::CentralNode => "central_node",
+            Self::JetStream => "jetstream",
         }
     }
 
@@ -99,6 +101,7 @@ impl SinkType {
     const fn keys(self) -> &'static [&'static str] {
         match self {
             Self::CentralNode => &CENTRAL_NODE_KEYS,
+            Self::JetStream => &JetStreamConfig::KEYS,
         }
     }
 }
@@ -136,12 +139,26 @@ pub struct SinkTable {
     /// Its private key (PEM); a file that group or others may read is refused. Read again at every connection, as the certificate is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// How a JetStream server is told who we are: what `credentials_file` holds. Absent: only our certificate, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
     /// File with what the receiver wants to know us by; one that group or others may read is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
     /// What is sent: the packets as they are, or a message per event. Absent: `native`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SinkFormat>,
+    /// Subject that a JetStream sink publishes to; `{agent}` becomes the agent's id, `{stream}` becomes `process` or `bulk`, and, with
+    /// a message per event, `{type}` becomes its type. Absent: `sensor.{agent}.{stream}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Name of the stream of JetStream that must take what is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Make that stream if it does not exist: files, 7 days, 1 GiB, the oldest go first, duplicates known for 10 minutes. Absent: no;
+    /// the sensor then needs to publish only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_stream: Option<bool>,
     /// HTTP proxy that connects through (CONNECT): `host:port`. Absent: none; environment variables are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
@@ -242,6 +259,8 @@ pub struct SinkConfig {
 pub enum ReceiverConfig {
     /// The central node.
     CentralNode(CentralNodeConfig),
+    /// NATS JetStream.
+    JetStream(JetStreamConfig),
 }
 
 impl ReceiverConfig {
@@ -249,7 +268,8 @@ impl ReceiverConfig {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::CentralNode(_) => "central_node",
+            Self::CentralNode(_) => SinkType::CentralNode.name(),
+            Self::JetStream(_) => SinkType::JetStream.name(),
         }
     }
 
@@ -258,6 +278,7 @@ impl ReceiverConfig {
     pub fn address(&self) -> String {
         match self {
             Self::CentralNode(node) => node.address.to_string(),
+            Self::JetStream(config) => config.remote.address(),
         }
     }
 }
@@ -352,6 +373,9 @@ pub(super) fn check(
             SinkType::CentralNode => {
                 ReceiverConfig::CentralNode(central_node(&key, &table, checks))
             }
+            SinkType::JetStream => {
+                ReceiverConfig::JetStream(JetStreamConfig::check(&key, &table, checks))
+            }
         };
         sinks.insert(
             name,
@@ -375,6 +399,15 @@ fn belongs(key: &dyn Fn(&str) -> String, table: &SinkTable, checks: &mut Checks)
             checks.wrong(key(name), ConfigProblem::NotOfSinkType(table.r#type.name()));
         }
     }
+}
+
+/// The sink that a sound table says.
+#[cfg(test)]
+pub(crate) fn check_for_tests(table: SinkTable) -> SinkConfig {
+    let mut checks = Checks::default();
+    let mut sinks = check(BTreeMap::from([("test".to_owned(), table)]), &mut checks);
+    assert!(checks.0.is_empty(), "{:?}", checks.0);
+    sinks.remove("test").unwrap()
 }
 
 fn central_node(

@@ -328,13 +328,75 @@ fn a_sink_is_read_with_its_defaults() {
         .unwrap();
     let sink = &loaded.config.sinks["node"];
     assert_eq!(sink.window_bytes, 8 << 20);
-    let ReceiverConfig::CentralNode(node) = &sink.receiver;
+    let ReceiverConfig::CentralNode(node) = &sink.receiver else {
+        panic!("{sink:?}");
+    };
     assert_eq!(node.address.to_string(), "node.example:8443");
     assert_eq!(node.tls.server_name, "node.example");
     assert_eq!(node.tls.pins, [[10; 32]]);
     assert_eq!(node.tls.identity, Some(("/a.pem".into(), "/a.key".into())));
     let shown = loaded.to_toml().unwrap();
     assert!(shown.contains("[sink.node]") && shown.contains("proxy_credentials_file = \"/p\""));
+}
+
+#[test]
+fn a_sink_of_jetstream_is_read() {
+    let read = |text: &str| {
+        let text = format!("[sink.bus]\ntype = \"jetstream\"\nstream = \"SENSOR\"\n{text}");
+        let host = Host::new(&[("sensor.toml", text.as_str())]);
+        let mut loaded = host.load(Overrides::default()).unwrap();
+        match loaded.config.sinks.remove("bus").unwrap().receiver {
+            ReceiverConfig::JetStream(config) => config,
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = read("address = \"127.0.0.1:4222\"\ntls = false\n");
+    let address = &plain.remote.addresses[0];
+    assert_eq!(plain.remote.tls(address), None);
+    assert_eq!(
+        (plain.format, plain.create_stream),
+        (SinkFormat::Native, false)
+    );
+    assert_eq!(plain.subject.pattern(), "sensor.*.*");
+    let full = read(
+        "addresses = [\"one:4222\", \"two:4222\"]\nca_file = \"/ca\"\nformat = \"ecs\"\nsubject = \"logs.{type}\"\nauthentication = \"nkey\"\ncredentials_file = \"/seed\"\n",
+    );
+    assert_eq!(
+        full.credentials,
+        Some((Authentication::Nkey, "/seed".into()))
+    );
+    let names = full.remote.addresses.iter();
+    let names: Vec<_> = names
+        .map(|address| full.remote.tls(address).unwrap().server_name)
+        .collect();
+    assert_eq!(names, ["one", "two"]);
+    let named =
+        read("addresses = [\"one:1\", \"two:1\"]\nca_file = \"/ca\"\nserver_name = \"bus\"\n");
+    let second = &named.remote.addresses[1];
+    assert_eq!(named.remote.tls(second).unwrap().server_name, "bus");
+}
+
+#[test]
+fn what_is_wrong_with_a_sink_of_jetstream_is_told_at_its_key() {
+    check(
+        "[sink.bus]\ntype = \"jetstream\"\naddress = \"a:1\"\naddresses = [\"b:1\", \"c\"]\ntls = false\nca_file = \"/ca\"\nsubject = \"{type}\"\nstream = \"a.b\"\nauthentication = \"token\"\nproxy = \"p:1\"\n",
+        &[
+            "sensor.toml:4:1: sink.bus.addresses: makes no sense with `address`",
+            "sensor.toml:6:1: sink.bus.ca_file: makes no sense with `tls = false`",
+            "sensor.toml:7:1: sink.bus.subject: `{type}` is no subject: words with dots between, and {agent}, {stream} or, with a message per event, {type} in them",
+            "sensor.toml:8:1: sink.bus.stream: `a.b` is no name of a stream",
+            "sensor.toml:9:1: sink.bus.authentication: `credentials_file` is missing",
+            "sensor.toml:10:1: sink.bus.proxy: a sink of type `jetstream` has no such key",
+        ],
+    );
+    check(
+        "[sink.bus]\ntype = \"jetstream\"\naddresses = [\"b:1\", \"c\"]\n",
+        &[
+            "sensor.toml:1:7: sink.bus: `stream` is missing",
+            "sensor.toml:1:7: sink.bus.ca_file: what says whom to trust, `ca_file` or `pins`, is missing",
+            "sensor.toml:3:21: sink.bus.addresses[1]: `c` is not host:port",
+        ],
+    );
 }
 
 #[test]
@@ -372,7 +434,9 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
     );
     check(
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
-        &["sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node`"],
+        &[
+            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node` or `jetstream`",
+        ],
     );
 }
 

@@ -261,7 +261,9 @@ pub(super) fn spool(
 /// fault, told and tried again there.
 fn enrolled_as(config: &Config) -> Option<[u8; 16]> {
     config.sinks.values().find_map(|sink| {
-        let ReceiverConfig::CentralNode(node) = &sink.receiver;
+        let ReceiverConfig::CentralNode(node) = &sink.receiver else {
+            return None;
+        };
         let (certificate, _key) = node.tls.identity.as_ref()?;
         let own = own_certificate(certificate).ok()?;
         own.agent_id.map(Uuid::into_bytes)

@@ -106,7 +106,7 @@ fn read_public(path: &Path, what: &'static str) -> Result<Vec<u8>, FileError> {
 }
 
 /// A file that only its owner may read.
-fn read_secret(path: &Path, what: &'static str) -> Result<Vec<u8>, FileError> {
+pub(super) fn read_secret(path: &Path, what: &'static str) -> Result<Vec<u8>, FileError> {
     let file = open_file(path, what)?;
     let mode = file.stat.st_mode & 0o7777;
     if mode & 0o077 != 0 {

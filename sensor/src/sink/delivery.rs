@@ -4,7 +4,7 @@
 //!
 //! A further kind of receiver is a variant of [`Receiver`] and of [`Session`]: `open` connects and says its [`Terms`], `send`
 //! takes a packet without waiting (the worker keeps within the terms), `outcome` waits for the next [`Outcome`] and may be
-//! dropped while it waits. Every error is a [`Fault`]: it ends the session, and the worker tries again with growing pauses.
+//! dropped while it waits; or its session is a [`Piped`], whose task does the same. Every error is a [`Fault`]: it ends the session, and the worker tries again with growing pauses.
 //!
 //! Memory: the window, once as packets that wait for their acknowledgement and once at most on their way into the connection,
 //! whatever the receiver does.
@@ -22,6 +22,8 @@ use crate::clock::Clock;
 use crate::config::{ReceiverConfig, SinkConfig};
 use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
+use crate::sink::jetstream::JetStream;
+use crate::sink::piped::Piped;
 use crate::sink::synchronize::{Management, Synchronizer};
 use crate::spool::{Entry, Item, Now, PacketId, SharedSpool, SinkError};
 
@@ -62,7 +64,7 @@ pub enum Outcome {
 #[error("{word}: {why}")]
 pub struct Fault {
     /// A short word for the status: `name`, `unreachable`, `timeout`, `proxy`, `certificate`, `own_certificate`, `tls`,
-    /// `refused`, `protocol`, `closed`, `silent`, `retry`, `spool`.
+    /// `refused`, `credentials`, `no_stream`, `protocol`, `closed`, `silent`, `retry`, `spool`.
     pub word: &'static str,
     /// For people; no secrets, and nothing of the receiver's but shortened printable text.
     pub why: String,
@@ -128,6 +130,8 @@ pub struct Terms {
 pub enum Receiver {
     /// The central node.
     CentralNode(CentralNode),
+    /// NATS JetStream.
+    JetStream(JetStream),
 }
 
 impl Receiver {
@@ -136,6 +140,9 @@ impl Receiver {
             ReceiverConfig::CentralNode(node) => {
                 Self::CentralNode(CentralNode::new(node.clone(), context.agent_id()))
             }
+            ReceiverConfig::JetStream(config) => {
+                Self::JetStream(JetStream::new(config.clone(), context.agent_id()))
+            }
         }
     }
 
@@ -143,7 +150,11 @@ impl Receiver {
         match self {
             Self::CentralNode(node) => {
                 let (session, terms) = node.open(waiting).await?;
-                Ok((Session::CentralNode(session), terms))
+                Ok((Session::CentralNode(Box::new(session)), terms))
+            }
+            Self::JetStream(server) => {
+                let (session, terms) = server.open().await?;
+                Ok((Session::Piped(session), terms))
             }
         }
     }
@@ -153,19 +164,23 @@ impl Receiver {
 #[derive(Debug)]
 pub enum Session {
     /// To the central node.
-    CentralNode(NodeSession),
+    CentralNode(Box<NodeSession>),
+    /// Done by a task.
+    Piped(Piped),
 }
 
 impl Session {
     fn send(&mut self, packet: &Entry) -> Result<(), Fault> {
         match self {
             Self::CentralNode(session) => session.send(packet),
+            Self::Piped(session) => session.send(packet),
         }
     }
 
     async fn outcome(&mut self) -> Result<(PacketId, Outcome), Fault> {
         match self {
             Self::CentralNode(session) => session.outcome().await,
+            Self::Piped(session) => session.outcome().await,
         }
     }
 }
@@ -736,4 +751,4 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

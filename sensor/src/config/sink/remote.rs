@@ -55,18 +55,6 @@ pub struct RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// Keys that it is made of, beside those of every kind: a kind with one address takes those but `addresses`.
-    pub(super) const KEYS: [&'static str; 8] = [
-        "address",
-        "addresses",
-        "tls",
-        "ca_file",
-        "pins",
-        "server_name",
-        "certificate_file",
-        "key_file",
-    ];
-
     /// How the receiver at this address is trusted; none: plain text.
     #[must_use]
     pub fn tls(&self, address: &HostPort) -> Option<TlsConfig> {

@@ -28,7 +28,7 @@ use crate::config::{CentralNodeConfig, FilterSettings, HostPort, ProxyConfig, Tl
 use crate::spool::{Counts, HostIdentity, Spool, SpoolConfig, Stream, storage::Disk};
 
 /// Generous: CI compiles and runs guests at the same time.
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// How the node behaves from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +271,7 @@ impl Pki {
         self.folder.path().join(name)
     }
 
-    fn server(&self, who: &str) -> tokio_rustls::TlsAcceptor {
+    pub(crate) fn server(&self, who: &str) -> tokio_rustls::TlsAcceptor {
         let read = |name: String| std::fs::read(self.path(&name)).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
@@ -469,18 +469,18 @@ fn config(address: SocketAddr, tls: TlsConfig) -> SinkConfig {
     }
 }
 
-fn start(host: &Host, config: SinkConfig) -> Delivery {
+pub(crate) fn start(host: &Host, config: SinkConfig) -> Delivery {
     let sinks = BTreeMap::from([("node".to_owned(), config)]);
     Delivery::start(&sinks, &host.context, None)
         .unwrap()
         .unwrap()
 }
 
-fn health(delivery: &Delivery) -> Health {
+pub(crate) fn health(delivery: &Delivery) -> Health {
     delivery.health().remove(0)
 }
 
-fn wait(delivery: &Delivery, what: &str, condition: impl Fn(&Health) -> bool) -> Health {
+pub(crate) fn wait(delivery: &Delivery, what: &str, condition: impl Fn(&Health) -> bool) -> Health {
     let until = std::time::Instant::now() + LONG;
     loop {
         let health = health(delivery);
@@ -492,7 +492,7 @@ fn wait(delivery: &Delivery, what: &str, condition: impl Fn(&Health) -> bool) ->
     }
 }
 
-fn check_account(host: &Host, acked: u64, rejected: u64) {
+pub(crate) fn check_account(host: &Host, acked: u64, rejected: u64) {
     let accounts = host.context.spool.with(|spool| spool.accounts()).unwrap();
     let account = &accounts[0];
     assert!(account.balances(), "{account:?}");
@@ -838,7 +838,9 @@ fn through(
     credentials: Option<PathBuf>,
 ) -> SinkConfig {
     let mut config = config(address, pki.tls());
-    let ReceiverConfig::CentralNode(node) = &mut config.receiver;
+    let ReceiverConfig::CentralNode(node) = &mut config.receiver else {
+        unreachable!()
+    };
     node.proxy = Some(ProxyConfig {
         address: HostPort {
             host: proxy.ip().to_string(),

@@ -15,6 +15,7 @@ mod docs;
 mod fuzz;
 mod golden;
 mod harness;
+mod image;
 mod lint;
 mod matrix;
 mod native;
@@ -60,6 +61,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Replay the recorded streams of tests/golden, or record them again.
     Golden(golden::Args),
+    /// Make container images of the sensor and the central node, without a container engine.
+    Image(image::Args),
     /// Check formatting and run clippy, the eBPF crate included.
     Lint,
     /// Write the generated pages of docs/.
@@ -100,6 +103,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Chaos(args) => chaos::run(&place, &args),
         Task::Fuzz(args) => fuzz::run(&place, &args),
         Task::Golden(args) => golden::run(&place, &args),
+        Task::Image(args) => image::run(&place, &args).map(|()| true),
         Task::Lint => lint::run(&place).map(|()| true),
         Task::Docs(args) => docs::run(&place, &args).map(|()| true),
     }

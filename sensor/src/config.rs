@@ -43,6 +43,8 @@ pub const DIRECTORY: &str = "/etc/sensor";
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Compiled form of one regular expression; what is larger costs too much time per event as well.
 pub const MAX_REGEX_BYTES: usize = 1 << 20;
+/// Longest name of a host (RFC 1035).
+const MAX_HOST_NAME: usize = 253;
 /// The kernel takes larger rings, but they are locked memory.
 const MAX_RING: u64 = 1 << 30;
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub environment: EnvironmentConfig,
     /// Ask systemd's user database for names.
     pub user_varlink: bool,
+    /// The host that is watched.
+    pub host: HostConfig,
     /// Where events go.
     pub output: OutputConfig,
     /// Where things are kept that survive a restart; absolute.
@@ -144,6 +148,24 @@ pub struct EnvironmentConfig {
     pub redact: Vec<String>,
 }
 
+/// The host that is watched, as the sensor sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Where its root is mounted; absolute.
+    pub root: PathBuf,
+    /// Its name, where the kernel would tell another.
+    pub name: Option<String>,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            root: "/".into(),
+            name: None,
+        }
+    }
+}
+
 /// Where events go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputConfig {
@@ -161,7 +183,7 @@ pub struct OutputConfig {
     pub buffer_bytes: usize,
 }
 
-/// What the command line overrides.
+/// What the command line overrides, and of the environment what a container is told of its host by.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
     /// `--events`
@@ -172,6 +194,10 @@ pub struct Overrides {
     pub backend: Option<BackendChoice>,
     /// `--format`
     pub format: Option<OutputFormat>,
+    /// `HOST_ROOT`
+    pub host_root: Option<PathBuf>,
+    /// `NODE_NAME`
+    pub host_name: Option<String>,
 }
 
 /// Filter settings that the central node gave.
@@ -753,6 +779,17 @@ fn merge(into: &mut toml::Table, from: toml::Table, path: &mut String) {
 }
 
 impl Overrides {
+    /// With what these variables of the environment say; empty ones say nothing.
+    #[must_use]
+    pub fn with_environment(self, variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
+        let told = |name| variable(name).filter(|value| !value.is_empty());
+        Self {
+            host_root: told("HOST_ROOT").map(PathBuf::from),
+            host_name: told("NODE_NAME").map(|name| name.to_string_lossy().into_owned()),
+            ..self
+        }
+    }
+
     fn apply(&self, file: &mut ConfigFile, places: &mut Places) {
         if let Some(events) = &self.events {
             file.events.enabled.clone_from(events);
@@ -769,6 +806,14 @@ impl Overrides {
         if let Some(format) = self.format {
             file.output.format = format;
             places.flags.push(("output.format", "--format"));
+        }
+        if let Some(root) = &self.host_root {
+            file.host.root.clone_from(root);
+            places.flags.push(("host.root", "HOST_ROOT"));
+        }
+        if let Some(name) = &self.host_name {
+            file.host.name = Some(name.clone());
+            places.flags.push(("host.name", "NODE_NAME"));
         }
     }
 }
@@ -846,6 +891,17 @@ impl Checks {
             self.wrong(key, ConfigProblem::NotAbsolute(relative.clone()));
         }
         path
+    }
+
+    fn host_name(&mut self, key: &str, name: Option<String>) -> Option<String> {
+        let fits = |name: &String| {
+            (1..=MAX_HOST_NAME).contains(&name.len())
+                && !name.contains(|byte: char| byte.is_control() || byte.is_whitespace())
+        };
+        if let Some(unfit) = name.as_ref().filter(|name| !fits(name)) {
+            self.wrong(key, ConfigProblem::NotAName(unfit.clone()));
+        }
+        name
     }
 
     fn names(&mut self, key: &str, names: Vec<String>) -> Vec<String> {
@@ -932,6 +988,12 @@ impl TryFrom<ConfigFile> for Config {
                 redact: checks.names("environment.redact", file.environment.redact),
             },
             user_varlink: file.user.varlink,
+            host: HostConfig {
+                root: checks
+                    .absolute("host.root", Some(file.host.root))
+                    .unwrap_or_default(),
+                name: checks.host_name("host.name", file.host.name),
+            },
             output: OutputConfig {
                 format: output.format,
                 path: checks.absolute("output.path", output.path),

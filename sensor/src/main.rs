@@ -31,7 +31,10 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(args: &Args) -> ExitStatus {
-    let sources = Sources::new(args.config.clone(), args.overrides());
+    let overrides = args
+        .overrides()
+        .with_environment(|name| std::env::var_os(name));
+    let sources = Sources::new(args.config.clone(), overrides);
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let mut streams = Streams {
         out: &mut out,

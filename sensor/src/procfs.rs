@@ -574,17 +574,80 @@ pub fn cgroup_path(mount: &Path, cgroup_id: u64) -> Result<Option<Vec<u8>>, Proc
     Ok(found)
 }
 
-/// Where version 2 of the cgroups is mounted in the daemon's view; `None` if it is not.
+/// Where version 2 of the cgroups is mounted in the daemon's view, whole or as far up as it can be seen; `None` if it is not.
+/// In a cgroup namespace (the usual one of containers) the host's mount shows more than the container's own.
 ///
 /// # Errors
 /// [`ProcError`] if the mounts cannot be read.
 pub fn cgroup2_mount(own: &ProcessDir) -> Result<Option<PathBuf>, ProcError> {
+    Ok(highest_cgroup2_mount(own)?.map(|(_levels, mount)| mount))
+}
+
+/// The mount of version 2 whose root is highest, the first of several, and how many levels that is above the root of the
+/// daemon's cgroup namespace.
+fn highest_cgroup2_mount(own: &ProcessDir) -> Result<Option<(usize, PathBuf)>, ProcError> {
     use std::os::unix::ffi::OsStringExt as _;
-    let mount = own
-        .mountinfo()?
-        .into_iter()
-        .find(|mount| mount.fs_type == b"cgroup2" && mount.root == b"/");
-    Ok(mount.map(|mount| std::ffi::OsString::from_vec(mount.mount_point).into()))
+    let mut highest: Option<(usize, PathBuf)> = None;
+    for mount in own.mountinfo()? {
+        if mount.fs_type == b"cgroup2"
+            && let Some(levels) = levels_above(&mount.root)
+            && highest.as_ref().is_none_or(|(most, _)| levels > *most)
+        {
+            let point = std::ffi::OsString::from_vec(mount.mount_point);
+            highest = Some((levels, point.into()));
+        }
+    }
+    Ok(highest)
+}
+
+/// `/`: 0, `/..`: 1, `/../..`: 2; `None` for what is below the root of the namespace, or beside it.
+fn levels_above(root: &[u8]) -> Option<usize> {
+    if root == b"/" {
+        return Some(0);
+    }
+    let mut levels = 0;
+    for part in root.strip_prefix(b"/")?.split(|&byte| byte == b'/') {
+        if part != b".." {
+            return None;
+        }
+        levels += 1;
+    }
+    Some(levels)
+}
+
+/// Path, from the hierarchy's root, of the cgroup that the daemon's cgroup namespace begins at. `None`: there is no such
+/// namespace, or nothing shows what is above it. Looks for the daemon's own process in every cgroup: once, at start.
+///
+/// # Errors
+/// [`ProcError`] if mounts, own place or cgroups cannot be read.
+pub fn cgroup_namespace_root(own: &ProcessDir) -> Result<Option<Vec<u8>>, ProcError> {
+    let Some((1.., mount)) = highest_cgroup2_mount(own)? else {
+        return Ok(None);
+    };
+    let lines = own.cgroup()?;
+    let Some(inside) = lines.iter().find(|line| line.hierarchy == 0) else {
+        return Ok(None);
+    };
+    cgroup_of_process(&mount, std::process::id())
+        .map(|found| found.and_then(|path| without_tail(&path, &inside.path)))
+}
+
+/// Path of the cgroup below `mount` that has this process.
+fn cgroup_of_process(mount: &Path, pid: u32) -> Result<Option<Vec<u8>>, ProcError> {
+    let mut found = None;
+    walk_cgroups(mount, |relative, folder, _inode| {
+        if read_cgroup_processes(folder).is_ok_and(|all| all.contains(&pid)) {
+            found = Some(relative.to_vec());
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+/// `/a/b/c` without `/c`; without `/` it is whole.
+fn without_tail(path: &[u8], tail: &[u8]) -> Option<Vec<u8>> {
+    let tail = if tail == b"/" { b"" } else { tail };
+    path.strip_suffix(tail).map(<[u8]>::to_vec)
 }
 
 fn read_cgroup_processes(folder: &OwnedFd) -> Result<Vec<u32>, ProcError> {
@@ -736,6 +799,53 @@ mod tests {
         assert_ne!(Proc::default().boot_id().unwrap(), [0; 16]);
         assert!(Proc::default().boot_time_seconds().unwrap() > 0);
         assert!(own.executable_stat().unwrap().st_size > 0);
+    }
+
+    #[test]
+    fn the_root_of_the_own_cgroup_namespace_is_found_where_the_host_shows_it() {
+        let (folder, proc) = fake();
+        let (tree, own) = (folder.path().join("tree"), folder.path().join("self"));
+        let pod = tree.join("kubepods.slice/pod");
+        for (group, processes) in [
+            (tree.join("system.slice/ssh.service"), "1\n2\n".to_owned()),
+            (pod.join("pause"), "3\n".to_owned()),
+            (pod.join("sensor"), format!("4\n{}\n", std::process::id())),
+        ] {
+            std::fs::create_dir_all(&group).unwrap();
+            std::fs::write(group.join("cgroup.procs"), processes).unwrap();
+        }
+        std::fs::create_dir(&own).unwrap();
+        let check = |roots: &[&str], inside: &str, namespace: Option<&str>, mount: &str| {
+            let lines: String = roots
+                .iter()
+                .zip(["/sys/fs/cgroup", tree.to_str().unwrap()])
+                .map(|(root, point)| format!("30 25 0:26 {root} {point} ro - cgroup2 cgroup2 rw\n"))
+                .collect();
+            std::fs::write(own.join("mountinfo"), lines).unwrap();
+            std::fs::write(own.join("cgroup"), format!("0::{inside}\n")).unwrap();
+            let process = proc.own().unwrap();
+            let found = cgroup_namespace_root(&process).unwrap();
+            assert_eq!(found.as_deref(), namespace.map(str::as_bytes), "{roots:?}");
+            let shown = cgroup2_mount(&process).unwrap().unwrap();
+            assert_eq!(shown, Path::new(mount), "{roots:?}");
+        };
+        let whole = tree.to_str().unwrap();
+        check(
+            &["/", "/../../.."],
+            "/",
+            Some("/kubepods.slice/pod/sensor"),
+            whole,
+        );
+        check(
+            &["/", "/../.."],
+            "/sensor",
+            Some("/kubepods.slice/pod"),
+            whole,
+        );
+        // No namespace, or none that the mounts show more of; a part of the hierarchy is no mount of it.
+        check(&["/"], "/kubepods.slice/pod/sensor", None, "/sys/fs/cgroup");
+        check(&["/", "/../beside"], "/", None, "/sys/fs/cgroup");
+        check(&["/", "/below"], "/", None, "/sys/fs/cgroup");
     }
 
     #[test]

@@ -255,6 +255,7 @@ pub fn live(
         None => None,
         Some(context) => {
             let management = build::management(
+                config,
                 (kernel.loaded.coverage(), kernel.self_test_passed),
                 &proc,
                 &report,

@@ -37,6 +37,8 @@ pub struct ConfigFile {
     pub environment: EnvironmentTable,
     /// Names of users and groups.
     pub user: UserTable,
+    /// The host that is watched, for a sensor in a container; elsewhere the sensor sees it by itself.
+    pub host: HostTable,
     /// Where events go.
     pub output: OutputTable,
     /// Where things are kept that survive a restart.
@@ -464,6 +466,28 @@ impl Default for OutputTable {
             rotate_age: OUTPUT_ROTATE_AGE,
             keep: OUTPUT_KEEP,
             buffer: OUTPUT_BUFFER,
+        }
+    }
+}
+
+/// `[host]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostTable {
+    /// Where the host's root is mounted: its machine-id, os-release, names of users and groups are read below it. The environment
+    /// variable `HOST_ROOT` overrides it.
+    pub root: PathBuf,
+    /// Name of the host. Absent: what the kernel says, which in a container may be the container's. The environment variable
+    /// `NODE_NAME` overrides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Default for HostTable {
+    fn default() -> Self {
+        Self {
+            root: "/".into(),
+            name: None,
         }
     }
 }

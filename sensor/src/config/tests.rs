@@ -53,6 +53,32 @@ fn check(text: &str, errors: &[&str]) {
 }
 
 #[test]
+fn a_container_is_told_of_its_host_by_the_environment() {
+    let files = Host::new(&[("sensor.toml", "[host]\nroot = \"/a\"\nname = \"b\"\n")]);
+    let with = |root: &'static str, name: &'static str| {
+        let variable = move |wanted: &str| match wanted {
+            "HOST_ROOT" => Some(root.into()),
+            "NODE_NAME" => Some(name.into()),
+            _ => None,
+        };
+        files.load(Overrides::default().with_environment(variable))
+    };
+    let host = with("/host", "node-1").unwrap().config.host;
+    assert_eq!(
+        (host.root, host.name.as_deref()),
+        (PathBuf::from("/host"), Some("node-1"))
+    );
+    let host = with("", "").unwrap().config.host;
+    assert_eq!(
+        (host.root, host.name.as_deref()),
+        (PathBuf::from("/a"), Some("b"))
+    );
+    let text = with("host", "two words").unwrap_err().to_string();
+    assert!(text.contains("HOST_ROOT: host.root"), "{text}");
+    assert!(text.contains("NODE_NAME: host.name"), "{text}");
+}
+
+#[test]
 fn keys_that_only_a_restart_takes_in_are_named() {
     let load = |text: &str| {
         Host::new(&[("sensor.toml", text)])

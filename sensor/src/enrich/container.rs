@@ -40,11 +40,12 @@ impl Place {
         }
     }
 
-    /// The place that `/proc/PID/cgroup` tells.
+    /// The place that `/proc/PID/cgroup` tells; paths of version 2 are from `namespace`, the root of the cgroup namespace in which
+    /// the file was read (empty: it is the hierarchy's).
     #[must_use]
-    pub fn of_lines(lines: &[CgroupLine]) -> Option<Self> {
+    pub fn of_lines(lines: &[CgroupLine], namespace: &[u8]) -> Option<Self> {
         let unified = lines.iter().find(|line| line.hierarchy == 0);
-        let unified = unified.map(|line| Self::of_path(&line.path));
+        let unified = unified.map(|line| Self::of_path(&from_root(namespace, &line.path)));
         if unified
             .as_ref()
             .is_some_and(|place| place.container.is_some())
@@ -69,6 +70,8 @@ pub struct Places {
     /// Version 1 hierarchies exist here: the number of a version 2 cgroup does not tell the place.
     hybrid: bool,
     search: Option<Background<u64, Option<Vec<u8>>>>,
+    /// Path of the root of the sensor's own cgroup namespace; empty if that is the hierarchy's.
+    namespace: Vec<u8>,
     /// Answers taken in.
     answered: u64,
     /// A place was wanted that is still looked for.
@@ -98,9 +101,11 @@ impl Places {
     /// With the mount of version 2 cgroups, in which those of ended processes are looked for; `None`: they are not (no version
     /// 2 here, a replay, or a scope: the walk would leave it).
     ///
+    /// `namespace`: path of the root of the sensor's own cgroup namespace; empty if that is the hierarchy's.
+    ///
     /// # Errors
     /// What the system says if it has no room for a thread.
-    pub fn new(mount: Option<PathBuf>) -> std::io::Result<Self> {
+    pub fn new(mount: Option<PathBuf>, namespace: Vec<u8>) -> std::io::Result<Self> {
         let search = mount
             .map(|mount| {
                 Background::spawn("cgroups", QUEUE, move |id: &u64| {
@@ -113,6 +118,7 @@ impl Places {
             by_id: Recent::new(CACHE_ENTRIES),
             hybrid: false,
             search,
+            namespace,
             answered: 0,
             unanswered: false,
         })
@@ -140,7 +146,7 @@ impl Places {
         }
         if let Some(lines) = process.and_then(|process| process.cgroup().ok()) {
             self.hybrid |= lines.iter().any(|line| line.hierarchy != 0);
-            let place = Arc::new(Place::of_lines(&lines)?);
+            let place = Arc::new(Place::of_lines(&lines, &self.namespace)?);
             if !self.hybrid && cgroup_id != 0 {
                 self.by_id.keep(cgroup_id, Known::Place(Arc::clone(&place)));
             }
@@ -159,6 +165,14 @@ impl Places {
             self.unanswered = true;
         }
         None
+    }
+
+    /// Reads the place of a process without keeping it: for the snapshot at start.
+    ///
+    /// # Errors
+    /// [`ProcError`] if `/proc/PID/cgroup` cannot be read.
+    pub fn read(&self, process: &ProcessDir) -> Result<Option<Place>, ProcError> {
+        Ok(Place::of_lines(&process.cgroup()?, &self.namespace))
     }
 
     /// Whether, since this was asked last, a place was wanted that may still be found.
@@ -191,12 +205,33 @@ impl Places {
     }
 }
 
-/// Reads the place of a process without keeping it: for the snapshot at start.
-///
-/// # Errors
-/// [`ProcError`] if `/proc/PID/cgroup` cannot be read.
-pub fn place(process: &ProcessDir) -> Result<Option<Place>, ProcError> {
-    Ok(Place::of_lines(&process.cgroup()?))
+/// `/../../system.slice/x` seen from `/a/b` is `/system.slice/x`.
+fn from_root(namespace: &[u8], path: &[u8]) -> Vec<u8> {
+    if namespace.is_empty() {
+        return path.to_vec();
+    }
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in namespace
+        .split(|&byte| byte == b'/')
+        .chain(path.split(|&byte| byte == b'/'))
+    {
+        match part {
+            b"" => {}
+            b".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    let mut whole = Vec::with_capacity(namespace.len() + path.len());
+    for part in &parts {
+        whole.push(b'/');
+        whole.extend_from_slice(part);
+    }
+    if whole.is_empty() {
+        whole.push(b'/');
+    }
+    whole
 }
 
 /// The containers that a path of a cgroup names, the outermost first.
@@ -557,15 +592,60 @@ mod tests {
     #[test]
     fn lines_of_both_versions() {
         let lines = |text: String| crate::procfs::parse::cgroup(text.as_bytes()).unwrap();
-        let hybrid = Place::of_lines(&lines(format!("4:memory:/docker/{A}\n1:name=systemd:/docker/{A}\n0::/system.slice/containerd.service\n"))).unwrap();
+        let hybrid = Place::of_lines(&lines(format!("4:memory:/docker/{A}\n1:name=systemd:/docker/{A}\n0::/system.slice/containerd.service\n")), b"").unwrap();
         assert_eq!(hybrid.container.unwrap().id, A);
-        let unified = Place::of_lines(&lines(format!("0::/docker/{A} (deleted)\n"))).unwrap();
+        let unified = Place::of_lines(&lines(format!("0::/docker/{A} (deleted)\n")), b"").unwrap();
         assert_eq!(unified.path, format!("/docker/{A}").into_bytes());
-        let none = Place::of_lines(&lines("4:memory:/x\n0::/y\n".to_owned())).unwrap();
+        let none = Place::of_lines(&lines("4:memory:/x\n0::/y\n".to_owned()), b"").unwrap();
         assert_eq!((none.path, none.container), (b"/y".to_vec(), None));
-        let old = Place::of_lines(&lines("4:memory:/x\n".to_owned())).unwrap();
+        let old = Place::of_lines(&lines("4:memory:/x\n".to_owned()), b"").unwrap();
         assert_eq!(old.path, b"/x");
-        assert_eq!(Place::of_lines(&[]), None);
+        assert_eq!(Place::of_lines(&[], b""), None);
+    }
+
+    #[test]
+    fn paths_seen_from_a_cgroup_namespace() {
+        let own = b"/kubepods.slice/kubepods-podx.slice/cri-containerd-own.scope";
+        for (seen, whole) in [
+            (
+                "/",
+                "/kubepods.slice/kubepods-podx.slice/cri-containerd-own.scope",
+            ),
+            (
+                "/below",
+                "/kubepods.slice/kubepods-podx.slice/cri-containerd-own.scope/below",
+            ),
+            (
+                "/../../../system.slice/ssh.service",
+                "/system.slice/ssh.service",
+            ),
+            ("/../other", "/kubepods.slice/kubepods-podx.slice/other"),
+            ("/../../..", "/"),
+            // More than there are: what the kernel never says must not fail either.
+            ("/../../../../../x", "/x"),
+        ] {
+            assert_eq!(
+                String::from_utf8(from_root(own, seen.as_bytes())).unwrap(),
+                whole
+            );
+            assert_eq!(from_root(b"", seen.as_bytes()), seen.as_bytes());
+        }
+        let line = CgroupLine {
+            hierarchy: 0,
+            controllers: Vec::new(),
+            path: format!(
+                "/../../kubepods-pod{}.slice/cri-containerd-{A}.scope",
+                POD.replace('-', "_")
+            )
+            .into_bytes(),
+        };
+        let place = Place::of_lines(&[line], own).unwrap();
+        let container = place.container.unwrap();
+        assert_eq!(
+            (container.id.as_str(), container.pod_id.as_deref()),
+            (A, Some(POD))
+        );
+        assert!(place.path.starts_with(b"/kubepods.slice/kubepods-pod0f9e"));
     }
 
     #[test]
@@ -574,7 +654,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("1")).unwrap();
         std::fs::write(folder.path().join("1/cgroup"), format!("0::/docker/{A}\n")).unwrap();
         let process = Proc::new(folder.path()).process(1).unwrap();
-        let mut places = Places::new(None).unwrap();
+        let mut places = Places::new(None, Vec::new()).unwrap();
         assert_eq!(places.of(77, None), None);
         let first = places.of(77, Some(&process)).unwrap();
         assert_eq!(first.container.as_ref().unwrap().id, A);
@@ -607,7 +687,7 @@ mod tests {
         let below = folder.path().join(format!("system.slice/docker-{A}.scope"));
         std::fs::create_dir_all(&below).unwrap();
         let id = std::fs::metadata(&below).unwrap().ino();
-        let mut places = Places::new(Some(folder.path().to_path_buf())).unwrap();
+        let mut places = Places::new(Some(folder.path().to_path_buf()), Vec::new()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         assert_eq!(places.of(id, None), None);
         while places.gauge().waiting > 0 {
@@ -630,7 +710,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded() {
-        let mut places = Places::new(None).unwrap();
+        let mut places = Places::new(None, Vec::new()).unwrap();
         let entries = u64::try_from(CACHE_ENTRIES).unwrap();
         for id in 1..=entries + 10 {
             places.by_id.keep(id, Known::Nowhere(Instant::now()));

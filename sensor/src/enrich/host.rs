@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::utsname::uname;
 use sensor_proto::v1;
 
 use crate::clock::Clock;
+use crate::config::HostConfig;
 use crate::procfs::{Proc, ProcError, open_file};
 
 /// Facts are read again after this time.
@@ -41,21 +42,21 @@ pub enum HostError {
 /// The facts and where they come from.
 #[derive(Debug)]
 pub struct HostFacts {
-    root: PathBuf,
+    view: HostConfig,
     proc: Proc,
     current: v1::Host,
     read: Instant,
 }
 
 impl HostFacts {
-    /// Reads the facts, files below `root` (`/`, or the host's root seen from a container).
+    /// Reads the facts, files below the host's root as `view` has it.
     ///
     /// # Errors
     /// [`HostError`]; files that are missing are no error.
-    pub fn new(root: PathBuf, proc: Proc, clock: &Clock) -> Result<Self, HostError> {
-        let current = host(&root, &proc, clock)?;
+    pub fn new(view: HostConfig, proc: Proc, clock: &Clock) -> Result<Self, HostError> {
+        let current = host(&view, &proc, clock)?;
         Ok(Self {
-            root,
+            view,
             proc,
             current,
             read: Instant::now(),
@@ -78,7 +79,7 @@ impl HostFacts {
 
     fn reread(&mut self, clock: &Clock) -> bool {
         self.read = Instant::now();
-        match host(&self.root, &self.proc, clock) {
+        match host(&self.view, &self.proc, clock) {
             Ok(host) if host != self.current => {
                 self.current = host;
                 true
@@ -95,10 +96,14 @@ pub fn machine_id(root: &Path) -> Option<[u8; 16]> {
     crate::procfs::parse::uuid("machine-id", &bytes).ok()
 }
 
-fn host(root: &Path, proc: &Proc, clock: &Clock) -> Result<v1::Host, HostError> {
+fn host(view: &HostConfig, proc: &Proc, clock: &Clock) -> Result<v1::Host, HostError> {
+    let root = view.root.as_path();
     let kernel = uname().map_err(HostError::Name)?;
     let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
-    let node = text(kernel.nodename());
+    let node = match &view.name {
+        Some(name) => name.clone(),
+        None => text(kernel.nodename()),
+    };
     let (name, domain) = match node.split_once('.') {
         Some((name, domain)) if !name.is_empty() && !domain.is_empty() => (name.to_owned(), true),
         Some(_) | None => (node.clone(), false),
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn this_host() {
         let clock = Clock::new().unwrap();
-        let facts = HostFacts::new("/".into(), Proc::default(), &clock).unwrap();
+        let facts = HostFacts::new(HostConfig::default(), Proc::default(), &clock).unwrap();
         let host = facts.current();
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert!(node.trim().starts_with(&host.name));
@@ -305,8 +310,18 @@ mod tests {
             ),
             ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
         ]);
-        let mut facts =
-            HostFacts::new(folder.path().to_path_buf(), Proc::default(), &clock).unwrap();
+        let view = HostConfig {
+            root: folder.path().to_path_buf(),
+            name: Some("node-7.cluster.example".to_owned()),
+        };
+        let mut facts = HostFacts::new(view, Proc::default(), &clock).unwrap();
+        assert_eq!(
+            (
+                facts.current().name.as_str(),
+                facts.current().fqdn.as_deref()
+            ),
+            ("node-7", Some("node-7.cluster.example"))
+        );
         let os = facts.current().os.clone().unwrap();
         assert_eq!(os.name.as_deref(), Some("Some \"Linux\""));
         assert_eq!(

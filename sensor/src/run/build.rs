@@ -39,8 +39,8 @@ use crate::sink::{self, Notice, SinkHandle};
 use crate::spool::storage::Disk;
 use crate::spool::{HostIdentity, Now, Opening, SharedSpool, Spool, SpoolConfig};
 
-/// Socket of systemd's user database.
-const VARLINK: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
+/// Socket of systemd's user database, from the host's root.
+const VARLINK: &str = "run/systemd/userdb/io.systemd.Multiplexer";
 /// Identity of the hardware, as its firmware tells.
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// Namespace of agent ids made from machine ids.
@@ -231,7 +231,7 @@ pub(super) fn spool(
     let uuid = procfs::read_file(Path::new(PRODUCT_UUID), "product_uuid", 64).ok();
     let host = HostIdentity {
         boot_id: proc.boot_id().map_err(RunError::start("boot id"))?,
-        machine_id: host::machine_id(Path::new("/")),
+        machine_id: host::machine_id(&config.host.root),
         hardware_uuid: uuid
             .and_then(|text| Uuid::try_parse_ascii(text.trim_ascii()).ok())
             .map(Uuid::into_bytes),
@@ -272,6 +272,7 @@ fn enrolled_as(config: &Config) -> Option<[u8; 16]> {
 
 /// What the central node is told of this sensor, and who takes its settings.
 pub(super) fn management(
+    config: &Config,
     (coverage, self_test_passed): (&Coverage, bool),
     proc: &Proc,
     report: &Arc<Mutex<SettingsReport>>,
@@ -281,6 +282,7 @@ pub(super) fn management(
         kind.chosen.is_none() || !kind.refused.is_empty() || !kind.degraded.is_empty()
     });
     Management {
+        view: config.host.clone(),
         proc: proc.clone(),
         degraded: lesser.map(|kind| kind.kind.name().to_owned()).collect(),
         self_test_passed,
@@ -317,7 +319,18 @@ pub(super) fn pipeline(
         None => (features.cgroup2.clone(), proc.process(1)),
         Some(_) => (None, proc.own()),
     };
-    let places = Places::new(search).map_err(RunError::start("container search"))?;
+    let namespace = match &kernel.scope {
+        None => proc
+            .own()
+            .and_then(|own| procfs::cgroup_namespace_root(&own)),
+        Some(_) => Ok(None),
+    };
+    let namespace = namespace.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the sensor's cgroup namespace is not known: paths of cgroups are as it shows them");
+        None
+    });
+    let places = Places::new(search, namespace.unwrap_or_default())
+        .map_err(RunError::start("container search"))?;
     let describer = Describer {
         proc: if kernel.foreign_proc {
             // Its numbers are those of other processes.
@@ -330,9 +343,9 @@ pub(super) fn pipeline(
         policy: policy(config)?,
         places,
         users: Users::new(
-            "/".into(),
+            config.host.root.clone(),
             host.ok().as_ref(),
-            config.user_varlink.then(|| VARLINK.into()),
+            config.user_varlink.then(|| config.host.root.join(VARLINK)),
         )
         .map_err(RunError::start("user names"))?,
         live: true,
@@ -355,7 +368,7 @@ pub(super) fn pipeline(
     // write them can tell.
     let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock))
         .map_err(RunError::start("hash pool"))?;
-    let host = HostFacts::new("/".into(), proc.clone(), clock)
+    let host = HostFacts::new(config.host.clone(), proc.clone(), clock)
         .map_err(RunError::start("facts of the host"))?;
     let current = host.current().clone();
     let packets = packets
@@ -373,9 +386,10 @@ pub(super) fn pipeline(
         .transpose()
         .map_err(RunError::start("packets"))?;
     // Lines and packets name the same agent.
-    let agent = packets
-        .as_ref()
-        .map_or_else(agent, |packets| packets.agent().clone());
+    let agent = packets.as_ref().map_or_else(
+        || agent(&config.host.root),
+        |packets| packets.agent().clone(),
+    );
     let backends = kernel
         .loaded
         .coverage()
@@ -418,8 +432,8 @@ fn schema_backend(backend: Backend) -> v1::Backend {
 }
 
 /// This sensor: an id of the machine that does not tell its machine id, and a number of this run.
-fn agent() -> v1::Agent {
-    let machine = host::machine_id(Path::new("/")).unwrap_or_default();
+fn agent(root: &Path) -> v1::Agent {
+    let machine = host::machine_id(root).unwrap_or_default();
     let id = Uuid::new_v5(&AGENT_NAMESPACE, &machine);
     v1::Agent {
         id: id.as_bytes().to_vec(),
@@ -443,7 +457,7 @@ pub(super) fn replay(
         .parse()
         .map_err(RunError::start("boot id of the recording"))?;
     let proc = Proc::new("/nonexistent");
-    let places = Places::new(None).map_err(RunError::start("container search"))?;
+    let places = Places::new(None, Vec::new()).map_err(RunError::start("container search"))?;
     let describer = Describer {
         proc: proc.clone(),
         clock: Arc::clone(&clock),

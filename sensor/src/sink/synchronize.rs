@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
-use crate::config::{CentralNodeConfig, FilterSettings};
+use crate::config::{CentralNodeConfig, FilterSettings, HostConfig};
 use crate::enrich::host::HostFacts;
 use crate::procfs::Proc;
 use crate::sink::central_node::fault;
@@ -53,6 +53,8 @@ pub type Apply = Arc<dyn Fn(&FilterSettings) -> Result<(), String> + Send + Sync
 /// What is told of the host and of the sensor, beside what the spool knows.
 #[derive(Clone)]
 pub struct Management {
+    /// Where the host is seen.
+    pub view: HostConfig,
     /// Files of the host.
     pub proc: Proc,
     /// Event types without a hook or with a lesser one.
@@ -228,13 +230,14 @@ impl Synchronizer {
 
     fn request(&self) -> Result<v1::SyncRequest, Fault> {
         let Management {
+            view,
             proc,
             degraded,
             self_test_passed,
             ..
         } = &self.management;
         let clock: &Clock = &self.context.clock;
-        let host = HostFacts::new("/".into(), proc.clone(), clock)
+        let host = HostFacts::new(view.clone(), proc.clone(), clock)
             .map_err(|error| Fault::of("host", &error))?
             .current()
             .clone();

@@ -234,7 +234,7 @@ impl Describer {
             let name = crate::procfs::NAMESPACES.get(index)?;
             folder.namespace(name).ok()
         }));
-        match crate::enrich::container::place(folder) {
+        match self.places.read(folder) {
             Ok(Some(place)) => {
                 process.cgroup_path = Some(place.path);
                 process.container = place.container;

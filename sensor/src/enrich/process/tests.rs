@@ -25,7 +25,7 @@ pub(crate) fn describer(proc: &Path, live: bool) -> Describer {
         clock: Arc::new(Clock::fixed(1_000, TICK)),
         layout: KernelLayout::EMPTY,
         policy: Policy::new(ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT).unwrap(),
-        places: Places::new(None).unwrap(),
+        places: Places::new(None, Vec::new()).unwrap(),
         live,
         owing: false,
     }

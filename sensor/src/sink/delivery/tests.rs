@@ -918,6 +918,7 @@ fn the_node_is_told_and_its_settings_are_taken_and_reported() {
     let taken: Arc<Mutex<Vec<(u64, String)>>> = Arc::default();
     let seen = Arc::clone(&taken);
     let management = Management {
+        view: crate::config::HostConfig::default(),
         proc: crate::procfs::Proc::new("/proc"),
         degraded: vec!["connect".to_owned()],
         self_test_passed: true,

@@ -11,6 +11,7 @@ mod emit;
 mod file;
 mod filter;
 mod layout;
+mod log;
 mod map;
 mod path;
 mod probe;

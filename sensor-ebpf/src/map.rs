@@ -157,6 +157,7 @@ pub(crate) fn count(kind: RecordKind, counter: KernelCounter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter.index(kind)) {
         add_one(value);
     }
+    crate::log::outcome(kind, counter);
 }
 
 /// The next sequence number of a lane on this CPU.

@@ -2,10 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use sensor_tests::coverage::Expected;
 use sensor_tests::harness::{ALLOWED_VARIABLES, Sensor, with_shared};
@@ -34,6 +37,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("exec::parents_and_ancestors", ancestors),
     Test::new("exec::in_a_container", container),
     Test::new("exec::by_a_relative_name", relative_name),
+    Test::new(
+        "exec::of_a_user_whom_only_the_user_database_knows",
+        late_user,
+    ),
 ];
 
 /// A program that waits, as a file that is old enough.
@@ -552,6 +559,86 @@ fn relative_name() {
         let (event, expected) = whole(sensor, child.pid(), began, &oracle::shown_path(&path), 2);
         expected.check(&event["process"]);
         call(&event, "./program", None);
+        child.finish_well();
+    });
+}
+
+const USER_DATABASE: &str = "/run/systemd/userdb";
+
+/// Removes what it made, however the test ends.
+struct UserDatabase(bool);
+
+impl Drop for UserDatabase {
+    fn drop(&mut self) {
+        let folder = Path::new(USER_DATABASE);
+        drop(fs::remove_file(folder.join("io.systemd.Multiplexer")));
+        drop(fs::remove_dir(folder));
+        if self.0 {
+            drop(folder.parent().map(fs::remove_dir));
+        }
+    }
+}
+
+/// The event does not wait for a name that comes late: a patch brings it.
+fn late_user() {
+    let database = Path::new(USER_DATABASE);
+    let socket = database.join("io.systemd.Multiplexer");
+    if socket.exists() {
+        println!("this host's own user database answers: left to hosts without systemd");
+        return;
+    }
+    let id = 61_184;
+    let made = !database.parent().unwrap().exists();
+    fs::create_dir_all(database).unwrap();
+    let _removed = UserDatabase(made);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (answer, seen) = std::sync::mpsc::sync_channel::<()>(1);
+    std::thread::spawn(move || {
+        // Nobody is named before the exec has been told; but the sensor waits for an answer for two seconds only.
+        drop(seen.recv_timeout(Duration::from_secs(1)));
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut request = Vec::new();
+            stream.read_until(0, &mut request).unwrap();
+            request.pop();
+            let request: Value = serde_json::from_slice(&request).unwrap();
+            let asked = &request["parameters"];
+            let reply = if asked["uid"] == id {
+                json!({"parameters": {"record": {"userName": "late-user", "uid": id, "gid": id}}})
+            } else if asked["gid"] == id {
+                json!({"parameters": {"record": {"groupName": "late-group", "gid": id}}})
+            } else {
+                json!({"error": "io.systemd.UserDatabase.NoRecordFound", "parameters": {}})
+            };
+            let stream = stream.get_mut();
+            // Who asked may have given up.
+            drop(stream.write_all(format!("{reply}\0").as_bytes()));
+        }
+    });
+    with_shared(|sensor| {
+        let folder = folder();
+        let program = Program::Wait(0).place(folder.path(), "program", b"");
+        let ids = format!("{id},{id},{id}");
+        let mut steps = ["gid", &ids, "uid", &ids, "exec"].map(OsStr::new).to_vec();
+        steps.push(program.as_os_str());
+        let child = Running::start(steps);
+        let shown = oracle::shown_path(&program);
+        let event = sensor.expect("the exec of a user without a name", |event| {
+            event["type"] == "exec" && event["process"]["image"]["path"] == shown
+        });
+        let users = &event["process"]["credentials"];
+        assert_eq!(users["real_user"]["id"], id, "{users:#}");
+        // Else it was told late itself, with its name.
+        let late = answer.send(()).is_ok() && users["real_user"]["name"].is_null();
+        println!("by a patch: {late}");
+        let event = sensor.patched(&event, |event| {
+            let users = &event["process"]["credentials"];
+            users["real_user"]["name"] == "late-user"
+                && users["effective_group"]["name"] == "late-group"
+        });
+        let users = &event["process"]["credentials"];
+        assert_eq!(users["saved_user"]["name"], "late-user", "{users:#}");
+        assert_eq!(users["real_group"]["name"], "late-group", "{users:#}");
         child.finish_well();
     });
 }

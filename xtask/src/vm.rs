@@ -154,7 +154,7 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
             let outcome = guest::boot(&Boot {
                 programs: &programs,
                 kernel: &kernel.files,
-                command_line: &cell.kernel.command_line,
+                command_line: &format!("{} {}", cell.kernel.command_line, cell.suite.command_line),
                 initrd: &initrd,
                 timeout: Duration::from_secs(cell.suite.timeout_seconds),
                 log: log.clone(),

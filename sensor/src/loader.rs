@@ -22,8 +22,9 @@ use sensor_common::map::{self, Settings, feature};
 use sensor_common::record::{Lane, RecordKind};
 use zerocopy::IntoBytes as _;
 
+use crate::exit::ExitStatus;
 use crate::kernel::btf::{Btf, BtfError};
-use crate::kernel::feature::{Capability, Features};
+use crate::kernel::feature::{Capability, Features, Lockdown};
 use crate::kernel::layout::Resolution;
 use crate::kernel::sys;
 use crate::probe::{Attach, BackendChoice};
@@ -45,6 +46,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/sensor.bpf.o");
 
 /// How often loading starts over at most: once per candidate that the kernel could refuse is more than enough.
 const MAX_PASSES: usize = 16;
+/// Records that tell what happened; without any of them the others (ends, closes) are of nothing.
+const TELLING: [RecordKind; 4] = [
+    RecordKind::Exec,
+    RecordKind::FileCreate,
+    RecordKind::Connect,
+    RecordKind::ModuleLoad,
+];
 /// A map with one entry per possible CPU.
 const PER_CPU_MAPS: [&str; 1] = ["scratch_exec"];
 
@@ -123,12 +131,20 @@ pub enum LoadError {
         /// As given.
         path: PathBuf,
     },
-    /// No kind of record can be got at all.
+    /// No record that tells what happened can be got.
     #[error("no hook works on this kernel: {first}")]
     NothingAttached {
         /// The first refusal.
         first: String,
         /// All of them.
+        coverage: Box<Coverage>,
+    },
+    /// The kernel lets no program read its memory, so nothing tells what happens.
+    #[error(
+        "the kernel is locked down (confidentiality) and lets no program read its memory: boot it with lockdown=integrity or without"
+    )]
+    LockedDown {
+        /// What was refused.
         coverage: Box<Coverage>,
     },
     /// The kernel kept refusing what it had accepted before.
@@ -137,6 +153,28 @@ pub enum LoadError {
         /// How often loading started over.
         passes: usize,
     },
+}
+
+impl LoadError {
+    /// The exit code of a process that it ends.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::MissingCapability { .. } | Self::LockedMemory { .. } => ExitStatus::Privilege,
+            Self::NoTypes(_) | Self::TypesNotUnderstood(_) | Self::LockedDown { .. } => {
+                ExitStatus::KernelUnsupported
+            }
+            Self::ScopeUnreadable { .. }
+            | Self::ScopeNotCgroup2 { .. }
+            | Self::NoLogObject { .. } => ExitStatus::Usage,
+            Self::Abi { .. } | Self::NoMap { .. } => ExitStatus::Internal,
+            Self::Object(_)
+            | Self::Table(_)
+            | Self::Log(_)
+            | Self::NothingAttached { .. }
+            | Self::Unsettled { .. } => ExitStatus::LoadFailed,
+        }
+    }
 }
 
 fn places(tried: &[PathBuf]) -> String {
@@ -503,17 +541,18 @@ fn load_object(
         let mut trial = Trial::new(ebpf, types, &features.bpf_loop);
         match known.try_all(&mut trial, options.backend, base, current) {
             Outcome::Settled(coverage) => {
-                if coverage.programs().is_empty() {
+                if !TELLING.iter().any(|kind| coverage.backend(*kind).is_some()) {
+                    let coverage = Box::new(coverage);
+                    if features.lockdown == Lockdown::Confidentiality {
+                        return Err(LoadError::LockedDown { coverage });
+                    }
                     let first = coverage
                         .kinds
                         .iter()
                         .flat_map(|entry| &entry.refused)
                         .next()
                         .map_or_else(String::new, ToString::to_string);
-                    return Err(LoadError::NothingAttached {
-                        first,
-                        coverage: Box::new(coverage),
-                    });
+                    return Err(LoadError::NothingAttached { first, coverage });
                 }
                 return Ok(Loaded {
                     ebpf: trial.ebpf,

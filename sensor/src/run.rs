@@ -136,24 +136,7 @@ impl RunError {
     pub fn status(&self) -> ExitStatus {
         match self {
             Self::Instance(InstanceError::Running { .. }) => ExitStatus::AlreadyRunning,
-            Self::Load(error) => match error {
-                LoadError::MissingCapability { .. } | LoadError::LockedMemory { .. } => {
-                    ExitStatus::Privilege
-                }
-                LoadError::NoTypes(_) | LoadError::TypesNotUnderstood(_) => {
-                    ExitStatus::KernelUnsupported
-                }
-                LoadError::ScopeUnreadable { .. }
-                | LoadError::ScopeNotCgroup2 { .. }
-                | LoadError::NoLogObject { .. } => ExitStatus::Usage,
-                LoadError::Abi { .. }
-                | LoadError::Object(_)
-                | LoadError::Log(_)
-                | LoadError::NoMap { .. }
-                | LoadError::Table(_)
-                | LoadError::NothingAttached { .. }
-                | LoadError::Unsettled { .. } => ExitStatus::LoadFailed,
-            },
+            Self::Load(error) => error.status(),
             Self::Output(_) | Self::OutputClosed(_) | Self::OutputUnfinished(_) => {
                 ExitStatus::Output
             }

@@ -88,10 +88,11 @@ pub fn run(json: bool, sources: &Sources, streams: &mut Streams<'_>) -> ExitStat
     let (status, error, coverage) = match loader::load(&features, &options) {
         Ok(loaded) => (ExitStatus::Ok, None, loaded.coverage().clone()),
         Err(error) => {
-            let status = status(&error);
+            let status = error.status();
             let text = chain(&error);
             let coverage = match error {
-                LoadError::NothingAttached { coverage, .. } => *coverage,
+                LoadError::NothingAttached { coverage, .. }
+                | LoadError::LockedDown { coverage } => *coverage,
                 LoadError::MissingCapability { .. }
                 | LoadError::NoTypes(_)
                 | LoadError::TypesNotUnderstood(_)
@@ -131,26 +132,6 @@ pub fn run(json: bool, sources: &Sources, streams: &mut Streams<'_>) -> ExitStat
         status
     } else {
         printed
-    }
-}
-
-/// The exit code of a load that failed; `sensor run` ends with the same.
-#[must_use]
-pub fn status(error: &LoadError) -> ExitStatus {
-    match error {
-        LoadError::MissingCapability { .. } | LoadError::LockedMemory { .. } => {
-            ExitStatus::Privilege
-        }
-        LoadError::NoTypes(_) | LoadError::TypesNotUnderstood(_) => ExitStatus::KernelUnsupported,
-        LoadError::ScopeUnreadable { .. }
-        | LoadError::ScopeNotCgroup2 { .. }
-        | LoadError::NoLogObject { .. } => ExitStatus::Usage,
-        LoadError::Abi { .. } | LoadError::NoMap { .. } => ExitStatus::Internal,
-        LoadError::Object(_)
-        | LoadError::Table(_)
-        | LoadError::Log(_)
-        | LoadError::NothingAttached { .. }
-        | LoadError::Unsettled { .. } => ExitStatus::LoadFailed,
     }
 }
 

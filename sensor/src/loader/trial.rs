@@ -443,9 +443,14 @@ fn last_lines(log: &str) -> Vec<String> {
         .map(str::trim_end)
         .filter(|line| !line.is_empty())
         .filter(|line| {
-            !["processed ", "verification time ", "stack depth "]
-                .iter()
-                .any(|statistic| line.starts_with(statistic))
+            ![
+                "processed ",
+                "verification time ",
+                "stack depth ",
+                "subprog ",
+            ]
+            .iter()
+            .any(|statistic| line.starts_with(statistic))
         })
         .collect();
     let from = lines.len().saturating_sub(VERIFIER_LINES);
@@ -571,7 +576,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_last_lines_of_the_verifier_are_kept() {
-        let log = "0: r1\n1: r2\n2: r3\n3: r4\nR0 invalid mem access\n\nprocessed 5 insns (limit 1000000)\n";
+        let log = "0: r1\n1: r2\n2: r3\n3: r4\nR0 invalid mem access\n\nprocessed 5 insns (limit 1000000)\nsubprog 0 (exec_b) main insns_self 5 insns_total 5 stack 0\n";
         assert_eq!(
             last_lines(log),
             ["1: r2", "2: r3", "3: r4", "R0 invalid mem access"]

@@ -61,6 +61,20 @@ pub(crate) async fn client(
     ca: &Path,
     own: Option<&Pair>,
 ) -> Result<CentralNodeClient<Channel>, tonic::transport::Error> {
+    windowed(address, ca, own, None).await
+}
+
+/// The same, with room for so many bytes of unread answers of a request.
+///
+/// The client's HTTP/2 ends a connection (`too_many_data_frames`) when too many small frames lie unread in it: about 15,000
+/// acknowledgements with the windows that it has by itself, and none of the node's doing. With a small window the node has to
+/// stop long before that.
+pub(crate) async fn windowed(
+    address: SocketAddr,
+    ca: &Path,
+    own: Option<&Pair>,
+    window_bytes: Option<u32>,
+) -> Result<CentralNodeClient<Channel>, tonic::transport::Error> {
     let (ca, own) = (ca.to_owned(), own.cloned());
     let connector = tower::service_fn(move |_uri| {
         let (ca, own) = (ca.clone(), own.clone());
@@ -70,6 +84,7 @@ pub(crate) async fn client(
         }
     });
     let channel = Endpoint::from_static("http://localhost")
+        .initial_stream_window_size(window_bytes)
         .connect_with_connector(connector)
         .await?;
     Ok(CentralNodeClient::new(channel).max_encoding_message_size(256 << 20))
@@ -125,6 +140,12 @@ impl Delivery {
         answer
             .and_then(|answer| answer.message)
             .ok_or_else(|| Status::unknown("the stream ended"))
+    }
+
+    /// Sends nothing more; what was sent is still answered.
+    pub(crate) fn finish(self) -> Streaming<v1::DeliverResponse> {
+        drop(self.requests);
+        self.answers
     }
 
     /// Sends a packet and waits for its answer.

@@ -25,7 +25,7 @@ mod tests {
     use sensor::spool::storage::Disk;
     use sensor::spool::{
         Cause, Counts, DiskFault, Entry, Epoch, HostIdentity, Item, NewEpoch, Now, Opening,
-        PacketId, Previous, Spool, SpoolConfig, State, Stream,
+        PacketId, Previous, Spool, SpoolConfig, State, Stream, Tombstone,
     };
     use sha2::{Digest, Sha256};
 
@@ -905,20 +905,26 @@ mod tests {
         let (mut spool, opening) =
             Spool::open(disk, config, HostIdentity::default(), &["a"], now).unwrap();
         assert_eq!(opening.new_epoch, Some(NewEpoch::Created));
-        // More than the disk, less than disk and memory together: twice, since it has to recover.
-        for packets in [36_u64, 36] {
+        // More than the disk, less than disk and memory together; then more than both, and again what fits: it has to recover.
+        let mut sealed = BTreeMap::new();
+        let mut gone: BTreeMap<Cause, Counts> = BTreeMap::new();
+        for (packets, fits) in [(36_u64, true), (100, false), (36, true), (200, false)] {
             let mut full = false;
+            let mut waiting = BTreeSet::new();
             for number in 0..packets {
                 let next = spool.next_packet(Stream::Process);
                 let mut bytes = format!("{:?}", next.id).into_bytes();
                 bytes.resize(64 << 10, b'.');
+                let counts: Counts = [(100, 1 + number)].into_iter().collect();
+                sealed.insert(next.id, counts.clone());
+                waiting.insert(next.id);
                 let entry = Entry {
                     id: next.id,
                     digest: Sha256::digest(&bytes).into(),
                     sealed_time_ns: now.wall_ns,
                     boot_id: [0; 16],
                     last_event_boot_ns: now.boot_ns,
-                    counts: [(100, 1 + number)].into_iter().collect(),
+                    counts,
                     bytes,
                 };
                 spool.append(entry, now).unwrap();
@@ -933,29 +939,72 @@ mod tests {
                 );
             }
             assert!(full, "{packets} packets fit");
-            let (mut got, mut idle) = (0, 0);
+            // What the packer would tell now: nothing twice.
+            let mut buried = BTreeSet::new();
+            for tombstone in spool.untold_tombstones() {
+                assert_eq!(told(&sealed, tombstone, &mut buried), tombstone.counts);
+            }
+            let (mut lost, mut idle) = (BTreeSet::new(), 0);
             while idle < 3 {
                 let items = spool.next("a", 1 << 20, now).unwrap();
                 idle = if items.is_empty() { idle + 1 } else { 0 };
                 for item in items {
-                    let Item::Packet(entry) = &item else {
-                        panic!("nothing has to go: {item:?}");
-                    };
-                    let name = format!("{:?}", entry.id);
-                    assert!(entry.bytes.starts_with(name.as_bytes()));
-                    got += 1;
+                    match &item {
+                        Item::Packet(entry) => {
+                            let name = format!("{:?}", entry.id);
+                            assert!(entry.bytes.starts_with(name.as_bytes()));
+                            assert!(waiting.remove(&entry.id), "{name} is given twice");
+                        }
+                        Item::Gap(gap) => {
+                            assert!(
+                                matches!(gap.cause, Cause::Bytes | Cause::Memory),
+                                "{gap:?}"
+                            );
+                            assert_eq!(told(&sealed, gap, &mut lost), gap.counts);
+                            let sum = gone.entry(gap.cause).or_default();
+                            sum.add_all(&gap.counts);
+                        }
+                    }
                     spool.ack("a", item.id()).unwrap();
                 }
                 // There is room again.
                 now.boot_ns += 120 * SECOND;
                 spool.sync(now);
             }
-            assert_eq!(got, packets);
+            assert_eq!(lost.is_empty(), fits, "{packets}: {lost:?}");
+            assert_eq!(waiting, lost, "neither given nor told, or both");
+            assert_eq!(buried, lost, "the packer tells something else");
             assert_eq!(spool.state(), State::Disk);
-            let account = &spool.accounts()[0];
+            let status = spool.status(now);
+            assert_eq!(status.evicted, gone);
+            let account = &status.sinks[0];
             assert!(account.balances(), "{account:?}");
             assert_eq!(account.waiting, Counts::new());
+            assert_eq!(account.evicted, gone);
+            let last = spool.untold_tombstones().map(|tombstone| tombstone.id);
+            if let Some(last) = last.max() {
+                spool.told_tombstones(last);
+            }
         }
         spool.close(now).unwrap();
+    }
+
+    /// Counts of the packets that a tombstone tells of, none of which was told before.
+    fn told(
+        sealed: &BTreeMap<PacketId, Counts>,
+        tombstone: &Tombstone,
+        before: &mut BTreeSet<PacketId>,
+    ) -> Counts {
+        let mut counts = Counts::new();
+        for sequence in tombstone.from..=tombstone.to {
+            let id = PacketId {
+                epoch: tombstone.epoch,
+                stream: tombstone.stream,
+                sequence,
+            };
+            assert!(before.insert(id), "{id:?} is told twice: {tombstone:?}");
+            counts.add_all(&sealed[&id]);
+        }
+        counts
     }
 }

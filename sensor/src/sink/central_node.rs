@@ -28,8 +28,11 @@ const MAX_REQUEST_BYTES: usize = PACKET_MAX_BYTES + (64 << 10);
 /// The node is asked for a sign of life so often, and has so long to give it.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Bytes of answers that may come before they are read.
-const RECEIVE_WINDOW: u32 = 64 << 10;
+/// Bytes of answers that may come before they are read. HTTP/2 ends a connection in which too many small frames lie unread: it
+/// allows half of the window for what each lacks to 256 bytes. The answers to all that is on the way must not do that while
+/// the worker reads a slow disk; that is a quarter of this, and the rest is for synchronisation on the same connection.
+const RECEIVE_WINDOW: u32 = 1 << 20;
+const _: () = assert!(RECEIVE_WINDOW as usize >= 4 * 256 * MAX_IN_FLIGHT);
 /// Headers of an answer.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 

@@ -491,9 +491,15 @@ impl Worker {
                     if self.acked {
                         pause = RETRY_FIRST;
                     }
+                    let stopping = self.stop.borrow().is_some();
                     let wanted = fault.after.unwrap_or_default().min(PAUSE_MAX);
                     self.failed(&fault);
-                    if self.rest(jittered(pause).max(wanted)).await {
+                    // At a stop, who took something a moment ago is tried again, and who did not is not waited for.
+                    if stopping && !self.acked {
+                        break;
+                    }
+                    let asked = self.rest(jittered(pause).max(wanted)).await;
+                    if asked && (fault.after.is_some() || !self.owes()) {
                         break;
                     }
                     pause = pause.saturating_mul(2).min(self.config.retry_max);
@@ -509,9 +515,10 @@ impl Worker {
         self.take_back();
         let mut stop = self.stop.clone();
         self.refill(self.config.window_bytes)?;
+        let given_up = self.given_up();
         let opened = tokio::select! {
-            // A stop while connecting: what waits stays in the spool.
-            _ = stop.wait_for(Option::is_some) => return Ok(()),
+            // What waits stays in the spool.
+            () = given_up => return Ok(()),
             opened = self.receiver.open(&self.waiting) => opened,
         };
         let (mut session, terms) = opened?;
@@ -734,14 +741,49 @@ impl Worker {
         }
     }
 
-    /// Waits; true if a stop was asked for meanwhile.
+    /// Waits; true if a stop is asked for. A stop ends the wait, one that was asked for before lasts until its deadline.
     async fn rest(&mut self, time: Duration) -> bool {
+        let deadline = *self.stop.borrow();
+        if let Some(deadline) = deadline {
+            tokio::time::sleep_until(deadline.min(Instant::now() + time)).await;
+            return true;
+        }
         tokio::select! {
             // An error means that nobody is left who could ask.
             _ = self.stop.wait_for(Option::is_some) => true,
             () = tokio::time::sleep(time) => false,
         }
     }
+
+    /// Waits until connecting makes no sense any more: a stop was asked for, and its deadline has come or nothing waits.
+    fn given_up(&self) -> impl Future<Output = ()> + use<> {
+        let mut stop = self.stop.clone();
+        let (context, name) = (self.context.clone(), self.name.clone());
+        async move {
+            let deadline = stop.wait_for(Option::is_some).await.map(|asked| *asked);
+            if let Ok(Some(deadline)) = deadline
+                && owes(&context, &name)
+            {
+                tokio::time::sleep_until(deadline).await;
+            }
+        }
+    }
+
+    /// Whether packets wait for this sink, and a stop leaves time for them.
+    fn owes(&self) -> bool {
+        let deadline = *self.stop.borrow();
+        deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && owes(&self.context, &self.name)
+    }
+}
+
+/// Whether packets wait for a sink.
+fn owes(context: &Context, sink: &str) -> bool {
+    let accounts = context.spool.with(|spool| spool.accounts());
+    accounts
+        .unwrap_or_default()
+        .iter()
+        .any(|account| account.name == sink && account.waiting_packets > 0)
 }
 
 /// Chance takes up to half, so that a fleet does not come back at one moment.

@@ -69,6 +69,8 @@ pub(crate) enum Manner {
     HugeAnswer,
     /// Ends the delivery after the first packet, unacknowledged.
     Hangs,
+    /// Acknowledges some packets and ends the delivery.
+    Breaks,
     /// An error of gRPC.
     Denies,
 }
@@ -167,7 +169,7 @@ impl Service for Node {
         let node = self.clone();
         tokio::spawn(async move {
             let mut requests = request.into_inner();
-            let mut unanswered = 0;
+            let (mut unanswered, mut answered) = (0, 0);
             while let Ok(Some(request)) = requests.message().await {
                 let mut answers = Vec::new();
                 if let Some(hello) = request.hello {
@@ -206,6 +208,11 @@ impl Service for Node {
                     if sender.send(Ok(answer)).await.is_err() {
                         return;
                     }
+                    answered += 1;
+                }
+                // The welcome, and three packets.
+                if node.manner() == Manner::Breaks && answered == 4 {
+                    return;
                 }
             }
         });
@@ -552,6 +559,47 @@ fn packets_arrive_once_and_in_order_within_the_window() {
     assert_eq!(delivery.stop(LONG)[0].state, State::Stopped);
 }
 
+/// Answers come one by one, each in a frame of its own, while the worker does something else: reading a slow disk, say.
+#[test]
+fn answers_to_all_that_is_on_the_way_may_lie_unread() {
+    let (pki, host) = (Pki::new(), Host::new());
+    let served = Served::new(&pki, "ca", Manner::Good, 1 << 20);
+    let sealed = host.seal(Stream::Process, MAX_IN_FLIGHT, 100);
+    let config = config(served.address, pki.tls());
+    let ReceiverConfig::CentralNode(node) = config.receiver;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut node = CentralNode::new(node, [1; 16]);
+    let packets = host.context.spool.with(|spool| {
+        let items = spool.next("node", 1 << 20, host.context.now()).unwrap();
+        items.into_iter().filter_map(|item| match item {
+            Item::Packet(entry) => Some(entry),
+            Item::Gap(_) => None,
+        })
+    });
+    let packets: Vec<Entry> = packets.unwrap().collect();
+    assert_eq!(packets.len(), MAX_IN_FLIGHT);
+    runtime.block_on(async {
+        let (mut session, _) = node.open(&VecDeque::new()).await.unwrap();
+        for packet in &packets {
+            session.send(packet).unwrap();
+        }
+        // Nothing is read meanwhile.
+        let until = Instant::now() + LONG;
+        while served.node.packets.lock().unwrap().len() < sealed.len() {
+            assert!(Instant::now() < until, "the node stopped reading");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for packet in &packets {
+            let told = tokio::time::timeout(LONG, session.outcome()).await;
+            assert_eq!(told.unwrap().unwrap(), (packet.id, Outcome::Acked));
+        }
+    });
+}
+
 #[test]
 fn a_stop_delivers_what_waits_and_a_dead_receiver_does_not_hold_it_up() {
     let (pki, host) = (Pki::new(), Host::new());
@@ -575,6 +623,37 @@ fn a_stop_delivers_what_waits_and_a_dead_receiver_does_not_hold_it_up() {
     wait(&delivery, "again", |health| health.acked_packets == 3);
     delivery.stop(LONG);
     check_account(&host, 33, 0);
+}
+
+/// A run may be shorter than a handshake.
+#[test]
+fn a_stop_at_once_delivers_what_waits() {
+    let (pki, host) = (Pki::new(), Host::new());
+    let served = Served::new(&pki, "ca", Manner::Good, 1 << 20);
+    host.seal(Stream::Process, 30, 1_000);
+    let delivery = start(&host, config(served.address, pki.tls()));
+    assert_eq!(delivery.stop(LONG)[0].acked_packets, 30);
+    check_account(&host, 30, 0);
+}
+
+/// Connections that break at the end of a run are made again, as long as something gets through.
+#[test]
+fn a_stop_goes_on_after_connections_that_break() {
+    let (pki, host) = (Pki::new(), Host::new());
+    let served = Served::new(&pki, "ca", Manner::Breaks, 1 << 20);
+    host.seal(Stream::Process, 10, 1_000);
+    let delivery = start(&host, config(served.address, pki.tls()));
+    let health = &delivery.stop(LONG)[0];
+    assert_eq!(health.acked_packets, 10, "{health:?}");
+    assert!(health.sessions >= 4, "{health:?}");
+    check_account(&host, 10, 0);
+    // Who takes nothing is tried once.
+    served.node.be(Manner::Hangs);
+    host.seal(Stream::Process, 1, 1_000);
+    let delivery = start(&host, config(served.address, pki.tls()));
+    let health = &delivery.stop(LONG)[0];
+    assert_eq!(health.acked_packets, 0, "{health:?}");
+    assert!(health.sessions <= 2, "{health:?}");
 }
 
 #[test]

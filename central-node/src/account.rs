@@ -72,6 +72,10 @@ pub struct Account {
     /// Calls that the kernel skipped at most, since the run began.
     #[prost(uint64, tag = "5")]
     pub unseen_at_most: u64,
+    /// Events in packets of this stream since the run began, this packet's among them, by type; types without any are left out.
+    /// Nothing in a store of a node that did not keep it.
+    #[prost(message, repeated, tag = "6")]
+    pub packed: Vec<v1::TypeCount>,
 }
 
 impl Account {
@@ -81,6 +85,7 @@ impl Account {
         let mut losses = Vec::new();
         let mut waiting = 0u64;
         let mut unseen_at_most = 0u64;
+        let mut packed = Vec::new();
         if let Some(ledger) = &body.ledger {
             for row in &ledger.rows {
                 let mut add = |origin: Origin, causes: &[v1::CauseCount]| {
@@ -107,6 +112,14 @@ impl Account {
                 for place in &row.waiting {
                     waiting = waiting.saturating_add(place.count);
                 }
+                if row.packed > 0
+                    && let Some(event_type) = v1::EventType::from_short_name(&row.name)
+                {
+                    packed.push(v1::TypeCount {
+                        r#type: event_type.into(),
+                        count: row.packed,
+                    });
+                }
             }
             for program in &ledger.unseen_at_most {
                 unseen_at_most = unseen_at_most.saturating_add(program.misses.unwrap_or_default());
@@ -118,6 +131,7 @@ impl Account {
             blind: body.blind.clone(),
             waiting,
             unseen_at_most,
+            packed,
         }
     }
 
@@ -147,6 +161,10 @@ impl Account {
             .collect()
     }
 }
+
+/// The account counts fewer packed events than there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoesNotAddUp;
 
 /// One packet as [`crate::completeness`] sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -199,6 +217,34 @@ impl Summary {
             chain_broken: false,
             conflict: false,
         }
+    }
+
+    /// Events in the packets between an earlier packet of the same run and this one, by type, as the agent's account has them:
+    /// what it packed since, less what is in this packet. None where one of the two does not tell.
+    ///
+    /// # Errors
+    /// [`DoesNotAddUp`].
+    pub fn between(&self, before: &Self) -> Result<Option<BTreeMap<i32, u64>>, DoesNotAddUp> {
+        let of = |counts: &[v1::TypeCount], r#type: i32| {
+            let count = counts.iter().find(|count| count.r#type == r#type);
+            count.map_or(0, |count| count.count)
+        };
+        if before.account.packed.is_empty() && !before.counts.is_empty() {
+            return Ok(None);
+        }
+        let mut between = BTreeMap::new();
+        for count in before.account.packed.iter().chain(&self.account.packed) {
+            let r#type = count.r#type;
+            let here = self.counts.iter().find(|(number, _)| *number == r#type);
+            let others = of(&self.account.packed, r#type)
+                .checked_sub(of(&before.account.packed, r#type))
+                .and_then(|since| since.checked_sub(here.map_or(0, |(_, count)| *count)))
+                .ok_or(DoesNotAddUp)?;
+            if others > 0 {
+                between.insert(r#type, others);
+            }
+        }
+        Ok(Some(between))
     }
 
     /// Wall-clock time of an instant of the boot clock, by the offset at the time of sealing.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use sensor_proto::v1;
 
-use crate::account::{Origin, Summary};
+use crate::account::{DoesNotAddUp, Origin, Summary};
 use crate::clock::SECOND_NS;
 
 /// Findings kept of one stream; beyond that they are counted. Each is told as it is, none is merged.
@@ -83,13 +83,16 @@ pub enum What {
         first: i64,
         /// Last of them.
         last: i64,
+        /// Events in them, by the account of the packet after them; none where it cannot tell.
+        count: Option<u64>,
     },
     /// Nobody watched.
     Blind {
         /// The sensor was stopped in order.
         after_clean_stop: bool,
     },
-    /// A packet does not follow from the one before it, or its account went back: the stream contradicts itself.
+    /// A packet does not follow from the one before it, its account went back, or the events that are here, given up and missing do
+    /// not add up to those that it counts: the stream contradicts itself.
     Contradiction {
         /// Sequence of the packet.
         sequence: i64,
@@ -232,6 +235,8 @@ struct Gap {
     last: i64,
     from_ns: i64,
     to_ns: i64,
+    /// Events in them of what is asked, where the packet after them tells.
+    count: Option<u64>,
 }
 
 /// Where a stream stands in the store.
@@ -280,6 +285,14 @@ impl Judge {
             || self.floor.saturating_add(1),
             |last| last.sequence.saturating_add(1),
         );
+        let same_run = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.run == packet.run);
+        let between = match &self.last {
+            Some(last) if same_run => packet.between(last),
+            Some(_) | None => Ok(None),
+        };
         if packet.sequence > expected {
             // Without a packet before, the gap begins where the epoch does, which is not known.
             let from_ns = if self.last.is_some() || self.floor > 0 {
@@ -292,12 +305,15 @@ impl Judge {
                 last: packet.sequence.saturating_sub(1),
                 from_ns,
                 to_ns: end_ns,
+                count: between.clone().ok().flatten().map(|counts| {
+                    let asked = self.question.event_type.map(i32::from);
+                    counts
+                        .into_iter()
+                        .filter(|(number, _)| asked.is_none_or(|asked| asked == *number))
+                        .fold(0u64, |sum, (_, count)| sum.saturating_add(count))
+                }),
             });
         }
-        let same_run = self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.run == packet.run);
         if packet.sequence > expected && self.last.is_some() && !same_run {
             // Whole runs may lie between: what they lost, and when nobody watched, stood in the packets that are not here.
             self.find(What::Unknown, begin_ns, end_ns);
@@ -327,7 +343,13 @@ impl Judge {
             self.find(What::Blind { after_clean_stop }, from_ns, to_ns);
         }
         self.losses(&packet, same_run, begin_ns, end_ns);
+        let adds_up = match between {
+            Err(DoesNotAddUp) => false,
+            Ok(Some(between)) => packet.sequence > expected || between.is_empty(),
+            Ok(None) => true,
+        };
         if packet.chain_broken
+            || !adds_up
             || self
                 .last
                 .as_ref()
@@ -462,6 +484,8 @@ impl Judge {
     /// Tells a gap apart: given up, refused, or missing.
     fn explain(&mut self, gap: Gap) {
         let mut rest = vec![(gap.first, gap.last)];
+        // Of the events that are not here, those of which nothing says what became of them; none where somebody does not tell.
+        let mut count = gap.count;
         let mut stones = std::mem::take(&mut self.tombstones);
         stones.sort_by_key(|stone| stone.first_sequence);
         for stone in &stones {
@@ -473,8 +497,16 @@ impl Judge {
             let whole = taken.as_slice() == [bounds];
             for (first, last) in taken {
                 // What it counts is of all its packets: of a part, the number is not known.
-                let count = (whole && !stone.counts.is_empty()).then(|| self.counted(stone));
-                if count == Some(0) {
+                let told = (whole && !stone.counts.is_empty()).then(|| self.counted(stone));
+                let more = count.zip(told).is_some_and(|(count, told)| told > count);
+                if more {
+                    let sequence = gap.last.saturating_add(1);
+                    self.find(What::Contradiction { sequence }, gap.from_ns, gap.to_ns);
+                }
+                count = count
+                    .zip(told)
+                    .and_then(|(count, told)| count.checked_sub(told));
+                if told == Some(0) {
                     continue;
                 }
                 let cause = stone.cause();
@@ -482,7 +514,7 @@ impl Judge {
                     first,
                     last,
                     cause,
-                    count,
+                    count: told,
                 };
                 self.find(what, gap.from_ns, gap.to_ns);
             }
@@ -493,11 +525,19 @@ impl Judge {
         for sequence in rejected.iter().filter(within) {
             for (first, last) in take(&mut rest, (*sequence, *sequence)) {
                 self.find(What::Rejected { first, last }, gap.from_ns, gap.to_ns);
+                count = None;
             }
         }
         self.rejected = rejected;
+        if rest.is_empty() && count.is_some_and(|count| count > 0) {
+            // All its packets are told of, and had fewer events.
+            let sequence = gap.last.saturating_add(1);
+            self.find(What::Contradiction { sequence }, gap.from_ns, gap.to_ns);
+        }
+        // One number for several parts is none.
+        let count = count.filter(|_| rest.len() == 1);
         for (first, last) in rest {
-            self.find(What::Missing { first, last }, gap.from_ns, gap.to_ns);
+            self.find(What::Missing { first, last, count }, gap.from_ns, gap.to_ns);
         }
     }
 

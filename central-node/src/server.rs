@@ -113,6 +113,7 @@ impl Node {
         let address = listener.local_addr().map_err(StartError::System)?;
         let (writer, thread) =
             Writer::start(connection, config.retention, disk).map_err(StartError::System)?;
+        tokio::spawn(writer.look_regularly());
         let (connections, incoming) = mpsc::channel(INCOMING);
         let bounds = Bounds {
             connections: config.max_connections,

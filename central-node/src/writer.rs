@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use sensor_proto::v1;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent_id::Peer;
@@ -71,6 +72,8 @@ pub enum Job {
         /// Where newer settings go.
         done: oneshot::Sender<Vec<v1::Settings>>,
     },
+    /// Time has passed: the store is looked through for what is too old or too much.
+    Look,
 }
 
 /// The store took nothing: try again.
@@ -159,6 +162,21 @@ impl Writer {
         self.jobs.send(job).await.map_err(|_error| Refused)
     }
 
+    /// Has the store looked through now and then, also when no agent sends anything; ends with the writer.
+    pub fn look_regularly(&self) -> impl Future<Output = ()> + use<> {
+        // Not a sender, or the writer would never end.
+        let jobs = self.jobs.downgrade();
+        async move {
+            loop {
+                tokio::time::sleep(RETENTION_EVERY).await;
+                let Some(jobs) = jobs.upgrade() else { return };
+                if jobs.send(Job::Look).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
     /// What it counted.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
@@ -177,6 +195,7 @@ struct Work {
 
 /// What is told after the commit.
 enum Answer {
+    Nothing,
     Packet(oneshot::Sender<Stored>, Stored),
     Refusal,
     Hello(
@@ -190,13 +209,36 @@ impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut looked = Instant::now();
         let mut more = true;
-        while let Some(job) = queue.blocking_recv() {
+        loop {
+            // While much is to be given up, nobody is waited for.
+            let job = match queue.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) if more => {
+                    more = self.give_up();
+                    looked = Instant::now();
+                    continue;
+                }
+                Err(TryRecvError::Empty) => match queue.blocking_recv() {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            if matches!(job, Job::Look) {
+                more = true;
+                continue;
+            }
             let mut bytes = 0;
             let mut batch = vec![job];
             while batch.len() < BATCH_PACKETS && bytes < BATCH_BYTES {
                 let Ok(job) = queue.try_recv() else { break };
-                if let Job::Packet { packet, .. } = &job {
-                    bytes = packet.byte_len().saturating_add(bytes);
+                match &job {
+                    Job::Packet { packet, .. } => bytes = packet.byte_len().saturating_add(bytes),
+                    Job::Look => {
+                        more = true;
+                        continue;
+                    }
+                    Job::Refusal { .. } | Job::Hello { .. } | Job::Synchronize { .. } => {}
                 }
                 batch.push(job);
             }
@@ -287,6 +329,7 @@ impl Work {
     fn answer(&self, answer: Answer) {
         // Who does not listen any more has gone: the packet is stored all the same.
         let gone = match answer {
+            Answer::Nothing => false,
             Answer::Packet(done, stored) => {
                 let counter = match stored {
                     Stored::New => &self.counters.stored,
@@ -331,6 +374,7 @@ impl Work {
 
 fn do_job(connection: &Connection, job: Job) -> Result<Answer, StoreError> {
     Ok(match job {
+        Job::Look => Answer::Nothing,
         Job::Packet { peer, packet, done } => {
             let agent = write::agent(connection, &peer)?;
             Answer::Packet(done, write::packet(connection, agent, &packet)?)

@@ -19,6 +19,7 @@ pub mod file;
 mod parse;
 pub mod rule;
 pub mod sink;
+pub mod spool;
 pub mod unit;
 
 pub use document::{docs_markdown, schema_json};
@@ -29,6 +30,7 @@ pub use sink::{
     Authentication, CentralNodeConfig, HostPort, JetStreamConfig, ProxyConfig, ReceiverConfig,
     RemoteConfig, SinkConfig, SinkFormat, TlsConfig,
 };
+pub use spool::SpoolLimits;
 pub use unit::{EventName, Size, Span};
 
 use crate::config::file::{FilterTable, SettingsFile};
@@ -77,6 +79,8 @@ pub struct Config {
     pub output: OutputConfig,
     /// Where things are kept that survive a restart; absolute.
     pub state_directory: PathBuf,
+    /// Limits of what waits for receivers.
+    pub spool: SpoolLimits,
     /// Receivers of packets, by name.
     pub sinks: BTreeMap<String, SinkConfig>,
     /// Filter rules, in order; not compiled yet.
@@ -1009,6 +1013,7 @@ impl TryFrom<ConfigFile> for Config {
             state_directory: checks
                 .absolute("state.directory", Some(file.state.directory))
                 .unwrap_or_default(),
+            spool: spool::check(&file.spool, &mut checks),
             sinks,
             rules,
         };

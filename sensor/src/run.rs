@@ -55,8 +55,6 @@ const ATTEMPTS_PER_ROUND: usize = 1_024;
 const EVENTS_PER_BATCH: usize = 512;
 /// Memory of forgotten processes for which the heap is looked through.
 const TRIM_BYTES: usize = 1 << 20;
-/// The spool is synced so often: what a power cut costs.
-const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// How often `--stats` prints.
 const STATISTICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -210,7 +208,10 @@ pub fn live(
         filter,
         (sink, packets),
     )?;
-    let keeper = context.as_ref().map(Keeper::start).transpose()?;
+    let keeper = context
+        .as_ref()
+        .map(|context| Keeper::start(context, config.spool.sync_period))
+        .transpose()?;
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
     let began = Instant::now();
@@ -675,13 +676,13 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start(context: &Context) -> Result<Self, RunError> {
+    fn start(context: &Context, period: Duration) -> Result<Self, RunError> {
         let (stop, stopped) = sync_channel::<()>(1);
         let context = context.clone();
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
             .spawn(move || {
-                while stopped.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                     context.spool.sync(context.now());
                 }
             })

@@ -956,10 +956,7 @@ mod tests {
                             assert!(waiting.remove(&entry.id), "{name} is given twice");
                         }
                         Item::Gap(gap) => {
-                            assert!(
-                                matches!(gap.cause, Cause::Bytes | Cause::Memory),
-                                "{gap:?}"
-                            );
+                            assert!(matches!(gap.cause, Cause::Bytes | Cause::Memory), "{gap:?}");
                             assert_eq!(told(&sealed, gap, &mut lost), gap.counts);
                             let sum = gone.entry(gap.cause).or_default();
                             sum.add_all(&gap.counts);

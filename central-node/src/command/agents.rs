@@ -189,7 +189,10 @@ fn tell(finding: &Finding) -> String {
             format!("evicted {} ({count} events)", range(first, last))
         }
         What::Rejected { first, last } => format!("rejected {}", range(first, last)),
-        What::Missing { first, last } => format!("missing {}", range(first, last)),
+        What::Missing { first, last, count } => {
+            let count = count.map_or_else(String::new, |count| format!(" ({count} events)"));
+            format!("missing {}{count}", range(first, last))
+        }
         What::Blind { after_clean_stop } => {
             let why = if *after_clean_stop {
                 "stopped"
@@ -240,9 +243,9 @@ fn finding_json(finding: &Finding) -> Value {
             "rejected",
             json!({"first_sequence": first, "last_sequence": last}),
         ),
-        What::Missing { first, last } => (
+        What::Missing { first, last, count } => (
             "missing",
-            json!({"first_sequence": first, "last_sequence": last}),
+            json!({"first_sequence": first, "last_sequence": last, "count": count}),
         ),
         What::Blind { after_clean_stop } => {
             ("blind", json!({"after_clean_stop": after_clean_stop}))
@@ -297,6 +300,21 @@ fn stream_json(stream: &StreamRow) -> Value {
     })
 }
 
+/// A sink's account as the agent told it, and whether it adds up.
+fn sink_json(sink: &v1::SinkReport) -> Value {
+    let settled = [sink.acked, sink.evicted, sink.rejected, sink.waiting];
+    let settled = settled.into_iter().fold(0, u64::saturating_add);
+    json!({
+        "name": sink.name,
+        "sealed": sink.sealed,
+        "acked": sink.acked,
+        "evicted": sink.evicted,
+        "rejected": sink.rejected,
+        "waiting": sink.waiting,
+        "adds_up": settled == sink.sealed,
+    })
+}
+
 fn as_json(agent: &Agent, now: i64) -> Value {
     let row = &agent.row;
     let settings = |sync: &v1::SyncRequest| -> Vec<Value> {
@@ -318,6 +336,7 @@ fn as_json(agent: &Agent, now: i64) -> Value {
             "waiting_packets": sync.waiting_packets,
             "spool_bytes": sync.spool_bytes,
             "settings": settings(sync),
+            "sinks": sync.sinks.iter().map(sink_json).collect::<Vec<_>>(),
             "degraded": sync.self_protection.as_ref().map(|state| &state.degraded),
             "last_error": sync.enrollment.as_ref().and_then(|state| state.last_error.as_ref()),
         })

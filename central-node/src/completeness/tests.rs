@@ -58,6 +58,7 @@ struct World {
     run: u8,
     run_began: i64,
     sequence: i64,
+    packed: u64,
     kernel_lost: u64,
     daemon_lost: u64,
     pending: Vec<i64>,
@@ -105,6 +106,11 @@ impl World {
             loss(Origin::Kernel, self.kernel_lost),
             loss(Origin::Daemon, self.daemon_lost),
         ];
+        self.packed += u64::try_from(events.len()).unwrap();
+        let packed = v1::TypeCount {
+            r#type: 100,
+            count: self.packed,
+        };
         let summary = Summary {
             sequence: self.sequence,
             run: [self.run; 16],
@@ -120,6 +126,10 @@ impl World {
                 blind: self.blind.take(),
                 waiting: u64::try_from(self.held.len()).unwrap(),
                 unseen_at_most: 0,
+                packed: Some(packed)
+                    .filter(|packed| packed.count > 0)
+                    .into_iter()
+                    .collect(),
             },
             ..Summary::default()
         };
@@ -139,7 +149,7 @@ impl World {
         let attached = self.tick();
         self.run += 1;
         self.run_began = attached - S / 2;
-        (self.kernel_lost, self.daemon_lost) = (0, 0);
+        (self.kernel_lost, self.daemon_lost, self.packed) = (0, 0, 0);
         self.blind = Some(v1::BlindInterval {
             from_boot_ns: self.durable.map(|last| last.unsigned_abs()),
             from_time_ns: self.durable.map(|last| last + OFFSET),
@@ -374,7 +384,12 @@ fn a_gap_is_missing_refused_or_evicted_by_what_is_known_of_it() {
     let report = world.ask(Span::ALL);
     let found = finding(&report);
     for what in [
-        What::Missing { first: 1, last: 1 },
+        // Before it there is no packet whose account could be compared.
+        What::Missing {
+            first: 1,
+            last: 1,
+            count: None,
+        },
         What::Rejected { first: 3, last: 3 },
         What::Evicted {
             first: 7,
@@ -384,6 +399,81 @@ fn a_gap_is_missing_refused_or_evicted_by_what_is_known_of_it() {
         },
     ] {
         assert!(found.contains(&&what), "{what:?} is not in {found:?}");
+    }
+}
+
+/// Packets with an event each, and how many are in each.
+fn sealed(events: &[u64]) -> World {
+    let mut world = World::new();
+    for count in events {
+        for _ in 0..*count {
+            world.step(Step::Event { held: false });
+        }
+        world.step(Step::Seal);
+    }
+    world
+}
+
+#[test]
+fn the_account_tells_how_many_events_were_in_packets_that_vanished() {
+    let mut world = sealed(&[1, 4, 2, 1]);
+    let packets = std::mem::take(&mut world.unsent);
+    world
+        .stored
+        .extend([&packets[0], &packets[3]].map(|packet| packet.summary.clone()));
+    let missing = What::Missing {
+        first: 2,
+        last: 3,
+        count: Some(6),
+    };
+    let report = world.ask(Span::ALL);
+    assert!(finding(&report).contains(&&missing), "{report:?}");
+    // One of them is given up: what is left is of the other.
+    world.stored[1].account.tombstones = vec![v1::Tombstone {
+        epoch: EPOCH.to_vec(),
+        stream: 1,
+        first_sequence: 2,
+        last_sequence: 2,
+        counts: vec![v1::TypeCount {
+            r#type: 100,
+            count: 4,
+        }],
+        ..v1::Tombstone::default()
+    }];
+    let missing = What::Missing {
+        first: 3,
+        last: 3,
+        count: Some(2),
+    };
+    let report = world.ask(Span::ALL);
+    assert!(finding(&report).contains(&&missing), "{report:?}");
+    // A tombstone that counts more, or one that leaves events over, contradicts the account.
+    for (last, count) in [(2, 7), (3, 5)] {
+        let stone = &mut world.stored[1].account.tombstones[0];
+        (stone.last_sequence, stone.counts[0].count) = (last, count);
+        let report = world.ask(Span::ALL);
+        let contradiction = What::Contradiction { sequence: 4 };
+        assert!(finding(&report).contains(&&contradiction), "{report:?}");
+    }
+}
+
+#[test]
+fn events_that_are_not_in_the_packets_that_follow_each_other_are_a_contradiction() {
+    let mut world = sealed(&[1, 4, 2]);
+    world.step(Step::Send {
+        refuse: None,
+        vanish: None,
+    });
+    let contradiction = What::Contradiction { sequence: 2 };
+    assert!(!finding(&world.ask(Span::ALL)).contains(&&contradiction));
+    for packed in [4, 6] {
+        let mut world = World {
+            stored: world.stored.clone(),
+            ..World::new()
+        };
+        world.stored[1].account.packed[0].count = packed;
+        let report = world.ask(Span::ALL);
+        assert!(finding(&report).contains(&&contradiction), "{report:?}");
     }
 }
 

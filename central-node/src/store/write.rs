@@ -6,8 +6,9 @@ use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sensor_proto::v1;
 
+use super::read::counts_of;
 use super::{StoreError, part_of};
-use crate::account::{Summary, signed};
+use crate::account::{Account, DoesNotAddUp, Summary, signed};
 use crate::agent_id::Peer;
 use crate::clock::now_ns;
 use crate::packet::{Digest, Packet, Place};
@@ -356,31 +357,46 @@ fn chain_broken(connection: &Connection, epoch: i64, packet: &Prepared) -> Resul
     Ok(i64::from(to_before).saturating_add(i64::from(from_after)))
 }
 
-/// Whether counters of losses, or the clock of the account, went back against the packet before in the same run: then the
-/// account contradicts itself.
+/// Whether counters of losses, or the clock of the account, went back against the packet before in the same run, or the events
+/// that it packed since do not add up: then the account contradicts itself.
 fn went_back(connection: &Connection, epoch: i64, packet: &Prepared) -> Result<bool, StoreError> {
     let (stream, sequence) = (packet.place.stream, packet.place.sequence);
-    let before: Option<(Vec<u8>, i64, Option<Vec<u8>>)> = connection
+    let before = connection
         .prepare_cached(
-            "SELECT run, at_boot_ns, account FROM packet WHERE epoch = ? AND stream = ? AND sequence < ?
+            "SELECT run, at_boot_ns, account, sequence, counts FROM packet WHERE epoch = ? AND stream = ? AND sequence < ?
              ORDER BY sequence DESC LIMIT 1",
         )?
         .query_row(params![epoch, stream, sequence], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            let account: Option<Vec<u8>> = row.get(2)?;
+            let counts: String = row.get(4)?;
+            Ok(Summary {
+                run: row.get(0)?,
+                at_boot_ns: row.get(1)?,
+                account: Account::decode_stored(account.as_deref()),
+                sequence: row.get(3)?,
+                counts: counts_of(&counts).into_iter().collect(),
+                ..Summary::default()
+            })
         })
         .optional()?;
-    let Some((run, at_boot_ns, account)) = before else {
+    let Some(before) = before.filter(|before| before.run == packet.summary.run) else {
         return Ok(false);
     };
-    if run != packet.summary.run {
-        return Ok(false);
-    }
-    let before = crate::account::Account::decode_stored(account.as_deref()).counters();
+    let follows = before.sequence.saturating_add(1) == sequence;
+    let adds_up = match packet.summary.between(&before) {
+        Err(DoesNotAddUp) => false,
+        Ok(between) => !follows || between.is_none_or(|between| between.is_empty()),
+    };
+    let at_boot_ns = before.at_boot_ns;
+    let before = before.account.counters();
     let now = packet.summary.account.counters();
     let less = before
         .iter()
         .any(|(key, count)| now.get(key).is_none_or(|now| now < count));
-    Ok(less || packet.summary.at_boot_ns < at_boot_ns || packet.seals_less_than_it_holds())
+    Ok(less
+        || !adds_up
+        || packet.summary.at_boot_ns < at_boot_ns
+        || packet.seals_less_than_it_holds())
 }
 
 impl Prepared {

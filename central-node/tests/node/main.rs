@@ -10,4 +10,5 @@
 
 mod agent;
 mod delivery;
+mod keeping;
 mod program;

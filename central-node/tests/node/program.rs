@@ -13,16 +13,16 @@ use uuid::Uuid;
 
 use super::agent::{Delivery, acked, client};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_central-node");
+pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_central-node");
 
 /// A node as a process; killed when dropped.
-struct Served {
+pub(super) struct Served {
     child: Child,
     address: SocketAddr,
 }
 
 impl Served {
-    fn start(folder: &Path, data: &Path, config: &str) -> Self {
+    pub(super) fn start(folder: &Path, data: &Path, config: &str) -> Self {
         let file = folder.join("central-node.toml");
         std::fs::write(&file, config).unwrap();
         let mut child = Command::new(PROGRAM)
@@ -50,6 +50,19 @@ impl Served {
         }
     }
 
+    /// Asks it to stop, and waits until it has, in order.
+    pub(super) async fn terminate(self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut served = self;
+            served.child.wait()
+        });
+        let status = tokio::time::timeout(super::agent::LONG, ended).await;
+        let status = status.unwrap().unwrap().unwrap();
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -63,7 +76,7 @@ impl Drop for Served {
     }
 }
 
-fn ask(args: &[&str], data: &Path) -> Output {
+pub(super) fn ask(args: &[&str], data: &Path) -> Output {
     Command::new(PROGRAM)
         .args(args)
         .arg("--data")
@@ -73,7 +86,7 @@ fn ask(args: &[&str], data: &Path) -> Output {
 }
 
 /// Lines of JSON that a command prints.
-fn lines(args: &[&str], data: &Path) -> Vec<serde_json::Value> {
+pub(super) fn lines(args: &[&str], data: &Path) -> Vec<serde_json::Value> {
     let output = ask(args, data);
     assert!(
         output.status.success(),
@@ -87,7 +100,12 @@ fn lines(args: &[&str], data: &Path) -> Vec<serde_json::Value> {
         .collect()
 }
 
-async fn deliver(served: &Served, place: &Place, folder: &Path, agent_id: Uuid) -> Delivery {
+pub(super) async fn deliver(
+    served: &Served,
+    place: &Place,
+    folder: &Path,
+    agent_id: Uuid,
+) -> Delivery {
     let pair = place.agent(agent_id).unwrap();
     let mut client = client(served.address, &folder.join(CA), Some(&pair))
         .await
@@ -97,7 +115,7 @@ async fn deliver(served: &Served, place: &Place, folder: &Path, agent_id: Uuid) 
         .unwrap()
 }
 
-fn sealed(maker: &mut Maker, events: u32) -> Vec<u8> {
+pub(super) fn sealed(maker: &mut Maker, events: u32) -> Vec<u8> {
     let mut seen = Seen::default();
     for pid in 1..=events {
         maker.exec(&mut seen, pid, &format!("/usr/bin/program-{pid}"));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::rule::FilterRule;
 use crate::config::sink::SinkTable;
+use crate::config::spool::SpoolTable;
 use crate::config::unit::{EventName, Size, Span};
 
 /// Configuration of `sensor`. Every key has a default; an empty file is a good configuration.
@@ -43,6 +44,9 @@ pub struct ConfigFile {
     pub output: OutputTable,
     /// Where things are kept that survive a restart.
     pub state: StateTable,
+    /// What waits for receivers, in `spool` under `state.directory`; only with sinks. Read at start: a smaller limit is kept from
+    /// then on, and what is over it goes, told to every sink.
+    pub spool: SpoolTable,
     /// Receivers that packets are delivered to from the spool, each under a name of its own (`[sink.headquarters]`): small
     /// letters, digits, `-` and `_`, at most 32. Each has its own place in the spool; what one does not take does not hold
     /// up another. See [delivery.md](delivery.md).

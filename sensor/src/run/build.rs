@@ -239,6 +239,11 @@ pub(super) fn spool(
     };
     let windows = config.sinks.values().map(|sink| sink.window_bytes);
     let limits = SpoolConfig {
+        disk_bytes: config.spool.disk_bytes,
+        age_ns: u64::try_from(config.spool.age.as_nanos()).unwrap_or(u64::MAX),
+        memory_bytes: config.spool.memory_bytes,
+        segment_bytes: config.spool.segment_bytes,
+        unsynced_bytes: config.spool.unsynced_bytes,
         read_ahead_bytes: windows.max().unwrap_or_default(),
         ..SpoolConfig::default()
     };

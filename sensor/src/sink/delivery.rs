@@ -772,8 +772,7 @@ impl Worker {
     /// Whether packets wait for this sink, and a stop leaves time for them.
     fn owes(&self) -> bool {
         let deadline = *self.stop.borrow();
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
-            && owes(&self.context, &self.name)
+        deadline.is_none_or(|deadline| Instant::now() < deadline) && owes(&self.context, &self.name)
     }
 }
 

@@ -287,8 +287,8 @@ impl Synchronizer {
             self_protection: Some(v1::SelfProtection {
                 degraded: degraded.clone(),
                 self_test_passed: *self_test_passed,
-                // Links are held by descriptors, and those of these kinds cannot be detached meanwhile.
-                attached: true,
+                // Nothing looks after the links once they are made; root can switch off kprobes and ftrace as a whole.
+                attached: None,
             }),
             settings: applied.into_iter().chain(refused).collect(),
             tasks: Vec::new(),

@@ -368,13 +368,23 @@ impl<S: Storage> Spool<S> {
         let name = segment.name.clone();
         let start = segment.start.clone();
         let end = log.segment_end(0).clone();
+        let before = (self.tombstones.snapshot(), self.evicted.clone());
         self.bury(index, &start, &end, cause, now);
-        self.tombstones.save(&self.storage)?;
-        let Some(log) = self.logs.get_mut(index) else {
-            return Ok(false);
-        };
-        remove(&self.storage, log, &name)?;
-        log.segments.pop_front();
+        let removed = self.tombstones.save(&self.storage).and_then(|()| {
+            self.logs
+                .get(index)
+                .map_or(Ok(()), |log| remove(&self.storage, log, &name))
+        });
+        if let Err(error) = removed {
+            // It is still there, and will be delivered: nothing is told of it.
+            let (tombstones, evicted) = before;
+            self.tombstones.take_back(tombstones);
+            self.evicted = evicted;
+            return Err(error);
+        }
+        if let Some(log) = self.logs.get_mut(index) {
+            log.segments.pop_front();
+        }
         Ok(true)
     }
 
@@ -389,28 +399,34 @@ impl<S: Storage> Spool<S> {
             .map(|cursor| cursor.saved(log))
             .min()
             .unwrap_or(0);
-        let known = self
-            .tombstones
-            .of(log.epoch, log.stream, end.sequence)
-            .is_some();
-        if everybody >= end.sequence || end.sequence <= start.sequence || known {
+        if everybody >= end.sequence {
             return;
         }
-        let tombstone = Tombstone {
-            id: 0,
-            epoch: log.epoch,
-            stream: log.stream,
-            from: start.sequence.saturating_add(1),
-            to: end.sequence,
-            counts: end.totals.minus(&start.totals),
-            last_digest: end.known_digest(),
-            unread_by: unread_by(self.sinks.values(), log, end.sequence),
-            cause,
-            time_ns: now.wall_ns,
-            totals: end.totals.clone(),
-        };
-        self.count_evicted(cause, &tombstone.counts.clone());
-        self.tombstones.add(tombstone);
+        let (epoch, stream) = (log.epoch, log.stream);
+        // Some may have gone before, from memory, and are told already.
+        for (start, end) in self.tombstones.untold_of(epoch, stream, start, end) {
+            let Some(log) = self.logs.get(index) else {
+                return;
+            };
+            if everybody >= end.sequence {
+                continue;
+            }
+            let tombstone = Tombstone {
+                id: 0,
+                epoch,
+                stream,
+                from: start.sequence.saturating_add(1),
+                to: end.sequence,
+                counts: end.totals.minus(&start.totals),
+                last_digest: end.known_digest(),
+                unread_by: unread_by(self.sinks.values(), log, end.sequence),
+                cause,
+                time_ns: now.wall_ns,
+                totals: end.totals,
+            };
+            self.count_evicted(cause, &tombstone.counts.clone());
+            self.tombstones.add(tombstone);
+        }
     }
 
     /// Forgets the oldest packet of a class that is in memory only.

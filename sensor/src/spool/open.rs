@@ -173,6 +173,7 @@ impl<S: Storage> Spool<S> {
         spool.finish_evictions(now);
         spool.evict_epochs(now);
         spool.save_cursors(now, true);
+        spool.make_tombstones(now);
         spool.keep_budgets(now);
         let new_epoch = match reason {
             None if spool.memory.is_some() => Some(NewEpoch::Memory),
@@ -187,6 +188,15 @@ impl<S: Storage> Spool<S> {
                 recovery: report,
             },
         ))
+    }
+
+    /// There is a file for tombstones before the disk can be full.
+    fn make_tombstones(&mut self, now: Now) {
+        if self.memory.is_none()
+            && let Err(error) = self.tombstones.make(&self.storage)
+        {
+            self.enter_memory(&error, now);
+        }
     }
 
     /// Goes on with the epoch, or begins another, on the disk.
@@ -264,14 +274,22 @@ impl<S: Storage> Spool<S> {
                 let Some(segment) = log.segments.front() else {
                     break;
                 };
-                let end = log.segment_end(0).sequence;
-                let evicted =
+                let end = log.segment_end(0);
+                let (epoch, stream) = (log.epoch, log.stream);
+                let told = |sequence| {
                     self.tombstones
-                        .of(log.epoch, log.stream, end)
+                        .of(epoch, stream, sequence)
                         .is_some_and(|tombstone| {
                             matches!(tombstone.cause, Cause::Bytes | Cause::Age | Cause::Epochs)
-                                && end > segment.start.sequence
-                        });
+                        })
+                };
+                // Its beginning or its end went before, perhaps, for another cause.
+                let evicted = end.sequence > segment.start.sequence
+                    && (told(segment.first) || told(end.sequence))
+                    && self
+                        .tombstones
+                        .untold_of(epoch, stream, &segment.start, end)
+                        .is_empty();
                 if !evicted || log.segments.len() == 1 || self.memory.is_some() {
                     break;
                 }

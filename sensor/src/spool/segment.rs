@@ -108,13 +108,7 @@ impl SegmentHeader {
             return None;
         }
         let length = usize::from(lengths.u16()?);
-        let (covered, crc) = bytes
-            .get(..length)?
-            .split_at_checked(length.checked_sub(4)?)?;
-        if crc32c::crc32c(covered).to_le_bytes() != *crc {
-            return None;
-        }
-        let mut input = Decoder::new(covered.get(12..)?);
+        let mut input = Decoder::new(whole(bytes, length)?.get(12..)?);
         let stream = Stream::from_number(input.u8()?)?;
         input.bytes(3)?;
         let header = Self {
@@ -158,6 +152,14 @@ impl SegmentHeader {
         let length = read_full(file, &mut bytes, 0)?;
         Ok(Self::parse(bytes.get(..length).unwrap_or_default()))
     }
+}
+
+/// What stands before a checksum, if both are there and agree; `length` is that of both.
+fn whole(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    let (covered, crc) = bytes
+        .get(..length)?
+        .split_at_checked(length.checked_sub(4)?)?;
+    (crc32c::crc32c(covered).to_le_bytes() == *crc).then_some(covered)
 }
 
 /// What stands in a record before the packet.
@@ -215,13 +217,7 @@ impl RecordHead {
             return None;
         }
         let length = usize::from(lengths.u16()?);
-        let (covered, crc) = bytes
-            .get(..length)?
-            .split_at_checked(length.checked_sub(4)?)?;
-        if crc32c::crc32c(covered).to_le_bytes() != *crc {
-            return None;
-        }
-        let mut input = Decoder::new(covered.get(12..)?);
+        let mut input = Decoder::new(whole(bytes, length)?.get(12..)?);
         let head = Self {
             body_bytes: input.u32()?,
             sequence: input.u64()?,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::codec::{Decoder, Encoder};
 use super::entry::{Cause, Epoch, Stream, Tombstone};
+use super::segment::Mark;
 use super::slot::SlotFile;
 use super::storage::{Storage, StorageFile};
 
@@ -24,6 +25,14 @@ pub(super) struct Tombstones<F> {
     told: u64,
     /// Forgotten since there were too many.
     pub(super) dropped: u64,
+}
+
+/// The tombstones at a moment.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    kept: Vec<Tombstone>,
+    next_id: u64,
+    dropped: u64,
 }
 
 impl<F: StorageFile> Tombstones<F> {
@@ -148,9 +157,38 @@ impl<F: StorageFile> Tombstones<F> {
         Ok(())
     }
 
+    /// Makes the file, if it is not there, with all the room that it will ever need: on a disk that is full there would be none.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn make<S: Storage<File = F>>(&mut self, storage: &S) -> io::Result<()> {
+        self.dirty |= self.file.is_none();
+        self.save(storage)
+    }
+
     /// The disk failed.
     pub(super) fn fail(&mut self) {
         self.file = None;
+        self.dirty = true;
+    }
+
+    /// What [`Self::take_back`] needs.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            kept: self.kept.clone(),
+            next_id: self.next_id,
+            dropped: self.dropped,
+        }
+    }
+
+    /// As it was: what was added since did not come to pass.
+    pub(super) fn take_back(&mut self, before: Snapshot) {
+        let Snapshot {
+            kept,
+            next_id,
+            dropped,
+        } = before;
+        (self.kept, self.next_id, self.dropped) = (kept, next_id, dropped);
         self.dirty = true;
     }
 
@@ -200,6 +238,40 @@ impl<F: StorageFile> Tombstones<F> {
                 && kept.stream == stream
                 && (kept.from..=kept.to).contains(&sequence)
         })
+    }
+
+    /// The parts of a stream behind `start` up to `end` of which none tells, in order.
+    pub(super) fn untold_of(
+        &self,
+        epoch: Epoch,
+        stream: Stream,
+        start: &Mark,
+        end: &Mark,
+    ) -> Vec<(Mark, Mark)> {
+        let mut parts = Vec::new();
+        let mut from = start.clone();
+        while from.sequence < end.sequence {
+            let next = from.sequence.saturating_add(1);
+            if let Some(known) = self.of(epoch, stream, next) {
+                from = Mark {
+                    sequence: known.to,
+                    digest: known.last_digest.unwrap_or_default(),
+                    totals: known.totals.clone(),
+                };
+                continue;
+            }
+            let to = match self.behind(epoch, stream, next) {
+                Some(known) if known.from <= end.sequence => Mark {
+                    sequence: known.from.saturating_sub(1),
+                    digest: [0; 32],
+                    totals: known.totals.minus(&known.counts),
+                },
+                Some(_) | None => end.clone(),
+            };
+            parts.push((from, to.clone()));
+            from = to;
+        }
+        parts
     }
 
     /// The first one of a stream that begins behind a sequence.

@@ -34,6 +34,7 @@ mod flood;
 mod formats;
 mod host;
 mod module_load;
+mod names;
 mod scope;
 
 fn main() -> ExitCode {
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         scope::TESTS,
         formats::TESTS,
         delivery::TESTS,
+        names::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

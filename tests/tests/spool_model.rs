@@ -883,7 +883,7 @@ mod tests {
             let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
             let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
-            mount(kind, folder.path(), kind, flags, Some("size=2m")).unwrap();
+            mount(kind, folder.path(), kind, flags, Some("size=2560k")).unwrap();
             fill(folder.path());
         })
         .join()

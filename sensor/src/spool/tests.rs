@@ -438,6 +438,9 @@ fn files_are_private() {
             files += 1;
         }
     }
-    assert_eq!(files, 5, "identity, clean, a cursor, two segments");
+    assert_eq!(
+        files, 6,
+        "identity, clean, a cursor, tombstones, two segments"
+    );
     assert_eq!(segments(folder.path()).len(), 2);
 }

@@ -464,16 +464,16 @@ mod tests {
         let missing = LoadError::MissingCapability {
             missing: vec![Capability::Bpf],
         };
-        assert_eq!(status(&missing), ExitStatus::Privilege);
+        assert_eq!(missing.status(), ExitStatus::Privilege);
         let abi = LoadError::Abi {
             found: None,
             expected: 1,
         };
-        assert_eq!(status(&abi), ExitStatus::Internal);
+        assert_eq!(abi.status(), ExitStatus::Internal);
         let scope = LoadError::ScopeNotCgroup2 {
             path: "/tmp".into(),
         };
-        assert_eq!(status(&scope), ExitStatus::Usage);
+        assert_eq!(scope.status(), ExitStatus::Usage);
     }
 
     #[test]

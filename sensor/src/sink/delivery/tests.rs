@@ -566,7 +566,9 @@ fn answers_to_all_that_is_on_the_way_may_lie_unread() {
     let served = Served::new(&pki, "ca", Manner::Good, 1 << 20);
     let sealed = host.seal(Stream::Process, MAX_IN_FLIGHT, 100);
     let config = config(served.address, pki.tls());
-    let ReceiverConfig::CentralNode(node) = config.receiver;
+    let ReceiverConfig::CentralNode(node) = config.receiver else {
+        panic!("another receiver");
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -27,8 +27,8 @@ pub use file::{BackendChoice, ConfigFile, OutputFormat};
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{
-    Authentication, CentralNodeConfig, HostPort, JetStreamConfig, ProxyConfig, ReceiverConfig,
-    RemoteConfig, SinkConfig, SinkFormat, TlsConfig,
+    Authentication, CentralNodeConfig, HostPort, JetStreamConfig, KafkaCompression, KafkaConfig,
+    ProxyConfig, ReceiverConfig, RemoteConfig, SaslMechanism, SinkConfig, SinkFormat, TlsConfig,
 };
 pub use spool::SpoolLimits;
 pub use unit::{EventName, Size, Span};
@@ -319,6 +319,9 @@ pub enum ConfigProblem {
     /// Not a name of a stream of JetStream.
     #[error("`{}` is no name of a stream", .0.escape_default())]
     NotAStream(String),
+    /// Not what Kafka takes for a topic.
+    #[error("`{}` is no name of a topic", .0.escape_default())]
+    NotATopic(String),
     /// Not `host:port`.
     #[error("`{}` is not host:port", .0.escape_default())]
     NotAnAddress(String),

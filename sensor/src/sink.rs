@@ -20,6 +20,7 @@ pub mod connect;
 pub mod delivery;
 pub mod file;
 pub mod jetstream;
+pub mod kafka;
 pub mod messages;
 pub mod piped;
 pub mod stdout;

@@ -15,9 +15,11 @@ use crate::config::unit::{Size, Span};
 use crate::config::{Checks, ConfigProblem};
 
 pub mod jetstream;
+pub mod kafka;
 pub mod remote;
 
 pub use jetstream::{Authentication, JetStreamConfig};
+pub use kafka::{KafkaCompression, KafkaConfig, SaslMechanism};
 pub use remote::{RemoteConfig, SinkFormat};
 
 /// Sinks at once. Each costs a connection, a window of memory and a cursor.
@@ -64,6 +66,8 @@ pub enum SinkType {
     /// NATS JetStream: each message acknowledged by its stream.
     #[serde(rename = "jetstream")]
     JetStream,
+    /// Kafka.
+    Kafka,
 }
 
 /// Keys of every kind.
@@ -94,6 +98,7 @@ impl SinkType {
         match self {
             Self::CentralNode => "central_node",
             Self::JetStream => "jetstream",
+            Self::Kafka => "kafka",
         }
     }
 
@@ -102,6 +107,7 @@ impl SinkType {
         match self {
             Self::CentralNode => &CENTRAL_NODE_KEYS,
             Self::JetStream => &JetStreamConfig::KEYS,
+            Self::Kafka => &kafka::KEYS,
         }
     }
 }
@@ -159,6 +165,15 @@ pub struct SinkTable {
     /// the sensor then needs to publish only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_stream: Option<bool>,
+    /// Kafka: topic that records go to; it must be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Kafka: how the `user:password` of `credentials_file` is shown to the brokers. `plain` needs TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<SaslMechanism>,
+    /// Kafka: how batches of events are compressed. Absent: `zstd`; packets (`native`) are compressed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<KafkaCompression>,
     /// HTTP proxy that connects through (CONNECT): `host:port`. Absent: none; environment variables are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
@@ -261,6 +276,8 @@ pub enum ReceiverConfig {
     CentralNode(CentralNodeConfig),
     /// NATS JetStream.
     JetStream(JetStreamConfig),
+    /// Kafka.
+    Kafka(KafkaConfig),
 }
 
 impl ReceiverConfig {
@@ -270,6 +287,7 @@ impl ReceiverConfig {
         match self {
             Self::CentralNode(_) => SinkType::CentralNode.name(),
             Self::JetStream(_) => SinkType::JetStream.name(),
+            Self::Kafka(_) => SinkType::Kafka.name(),
         }
     }
 
@@ -279,6 +297,7 @@ impl ReceiverConfig {
         match self {
             Self::CentralNode(node) => node.address.to_string(),
             Self::JetStream(config) => config.remote.address(),
+            Self::Kafka(kafka) => kafka.remote.address(),
         }
     }
 }
@@ -376,6 +395,7 @@ pub(super) fn check(
             SinkType::JetStream => {
                 ReceiverConfig::JetStream(JetStreamConfig::check(&key, &table, checks))
             }
+            SinkType::Kafka => ReceiverConfig::Kafka(kafka::check(&key, &table, checks)),
         };
         sinks.insert(
             name,

@@ -371,10 +371,11 @@ fn a_sink_of_jetstream_is_read() {
         let text = format!("[sink.bus]\ntype = \"jetstream\"\nstream = \"SENSOR\"\n{text}");
         let host = Host::new(&[("sensor.toml", text.as_str())]);
         let mut loaded = host.load(Overrides::default()).unwrap();
-        match loaded.config.sinks.remove("bus").unwrap().receiver {
-            ReceiverConfig::JetStream(config) => config,
-            other => panic!("{other:?}"),
-        }
+        let sink = loaded.config.sinks.remove("bus").unwrap();
+        let ReceiverConfig::JetStream(config) = sink.receiver else {
+            panic!("another kind");
+        };
+        config
     };
     let plain = read("address = \"127.0.0.1:4222\"\ntls = false\n");
     let address = &plain.remote.addresses[0];
@@ -426,6 +427,45 @@ fn what_is_wrong_with_a_sink_of_jetstream_is_told_at_its_key() {
 }
 
 #[test]
+fn a_sink_of_kafka_is_read() {
+    let read = |text: &str| {
+        let text = format!("[sink.k]\ntype = \"kafka\"\ntopic = \"a.b_c-D\"\n{text}");
+        let host = Host::new(&[("sensor.toml", text.as_str())]);
+        let mut loaded = host.load(Overrides::default()).unwrap();
+        let sink = loaded.config.sinks.remove("k").unwrap();
+        let ReceiverConfig::Kafka(config) = sink.receiver else {
+            panic!("another kind");
+        };
+        config
+    };
+    let packets = read("address = \"k:9092\"\ntls = false\n");
+    assert_eq!(packets.topic, "a.b_c-D");
+    assert_eq!(packets.remote.tls(&packets.remote.addresses[0]), None);
+    assert_eq!(packets.format, SinkFormat::Native);
+    assert_eq!(packets.compression, KafkaCompression::None);
+    assert_eq!(packets.sasl, None);
+    let events = read(
+        "addresses = [\"k:9093\", \"[::1]:9093\"]\nca_file = \"/c\"\nformat = \"ocsf\"\nsasl = \"scram_sha_256\"\ncredentials_file = \"/p\"\n",
+    );
+    assert_eq!(events.remote.address(), "k:9093,[::1]:9093");
+    assert_eq!(events.compression, KafkaCompression::Zstd);
+    assert_eq!(events.sasl, Some((SaslMechanism::ScramSha256, "/p".into())));
+    // Each broker has a name of its own.
+    let name = |index: usize| {
+        events
+            .remote
+            .tls(&events.remote.addresses[index])
+            .unwrap()
+            .server_name
+    };
+    assert_eq!((name(0).as_str(), name(1).as_str()), ("k", "::1"));
+    let plain = read(
+        "address = \"k:1\"\npins = []\nca_file = \"/c\"\nformat = \"json\"\ncompression = \"none\"\n",
+    );
+    assert_eq!(plain.compression, KafkaCompression::None);
+}
+
+#[test]
 fn what_is_wrong_with_a_sink_is_told_at_its_key() {
     check(
         &format!(
@@ -459,9 +499,26 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
         ],
     );
     check(
+        "[sink.k]\ntype = \"kafka\"\naddress = \"k:9092\"\ntls = false\ntopic = \"a b\"\nsasl = \"plain\"\ncompression = \"zstd\"\nproxy = \"p:1\"\n",
+        &[
+            "sensor.toml:5:1: sink.k.topic: `a b` is no name of a topic",
+            "sensor.toml:6:1: sink.k.sasl: `credentials_file` is missing",
+            "sensor.toml:6:1: sink.k.sasl: makes no sense with `tls = false`",
+            "sensor.toml:7:1: sink.k.compression: makes no sense with `format = \"native\"`",
+            "sensor.toml:8:1: sink.k.proxy: a sink of type `kafka` has no such key",
+        ],
+    );
+    check(
+        "[sink.k]\ntype = \"kafka\"\naddresses = [\"k:9092\"]\npins = []\nca_file = \"/c\"\ncredentials_file = \"/p\"\n",
+        &[
+            "sensor.toml:1:7: sink.k: `topic` is missing",
+            "sensor.toml:6:1: sink.k.credentials_file: `sasl` is missing",
+        ],
+    );
+    check(
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
         &[
-            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected `central_node` or `jetstream`",
+            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected one of `central_node`, `jetstream`, `kafka`",
         ],
     );
 }

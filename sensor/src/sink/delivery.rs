@@ -23,6 +23,7 @@ use crate::config::{ReceiverConfig, SinkConfig};
 use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
 use crate::sink::jetstream::JetStream;
+use crate::sink::kafka::Kafka;
 use crate::sink::piped::Piped;
 use crate::sink::synchronize::{Management, Synchronizer};
 use crate::spool::{Entry, Item, Now, PacketId, SharedSpool, SinkError};
@@ -64,7 +65,7 @@ pub enum Outcome {
 #[error("{word}: {why}")]
 pub struct Fault {
     /// A short word for the status: `name`, `unreachable`, `timeout`, `proxy`, `certificate`, `own_certificate`, `tls`,
-    /// `refused`, `credentials`, `no_stream`, `protocol`, `closed`, `silent`, `retry`, `spool`.
+    /// `refused`, `credentials`, `no_stream`, `topic`, `protocol`, `closed`, `silent`, `retry`, `spool`.
     pub word: &'static str,
     /// For people; no secrets, and nothing of the receiver's but shortened printable text.
     pub why: String,
@@ -132,6 +133,8 @@ pub enum Receiver {
     CentralNode(CentralNode),
     /// NATS JetStream.
     JetStream(JetStream),
+    /// Kafka.
+    Kafka(Kafka),
 }
 
 impl Receiver {
@@ -142,6 +145,9 @@ impl Receiver {
             }
             ReceiverConfig::JetStream(config) => {
                 Self::JetStream(JetStream::new(config.clone(), context.agent_id()))
+            }
+            ReceiverConfig::Kafka(kafka) => {
+                Self::Kafka(Kafka::new(kafka.clone(), context.agent_id()))
             }
         }
     }
@@ -154,6 +160,10 @@ impl Receiver {
             }
             Self::JetStream(server) => {
                 let (session, terms) = server.open().await?;
+                Ok((Session::Piped(session), terms))
+            }
+            Self::Kafka(kafka) => {
+                let (session, terms) = kafka.open().await?;
                 Ok((Session::Piped(session), terms))
             }
         }

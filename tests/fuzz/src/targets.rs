@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod config;
 pub mod decode;
+pub mod kafka;
 pub mod packet;
 pub mod procfs;
 pub mod recording;
@@ -24,6 +25,7 @@ pub const TARGETS: &[Target] = &[
         .words(recording::WORDS),
     Target::new("btf", btf::run).seeds(btf::seeds),
     Target::new("packet", packet::run).seeds(packet::seeds),
+    Target::new("kafka", kafka::run).seeds(kafka::seeds),
     Target::new("spool", spool::run)
         .seeds(spool::seeds)
         .repair(spool::repair),

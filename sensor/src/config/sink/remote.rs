@@ -29,6 +29,17 @@ pub enum SinkFormat {
 }
 
 impl SinkFormat {
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Json => "json",
+            Self::Ecs => "ecs",
+            Self::Ocsf => "ocsf",
+        }
+    }
+
     /// Form of an event's line; none: packets stay whole.
     #[must_use]
     pub const fn form(self) -> Option<Form> {
@@ -70,6 +81,21 @@ impl RemoteConfig {
     pub fn address(&self) -> String {
         let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
         addresses.join(",")
+    }
+
+    /// Of these addresses.
+    #[cfg(test)]
+    pub(crate) fn for_tests(addresses: &[std::net::SocketAddr], tls: Option<TlsConfig>) -> Self {
+        let addresses = addresses.iter().map(|address| HostPort {
+            host: address.ip().to_string(),
+            port: address.port(),
+        });
+        Self {
+            addresses: addresses.collect(),
+            tls,
+            named: true,
+            connect_timeout: Duration::from_secs(60),
+        }
     }
 
     pub(super) fn check(

@@ -79,6 +79,10 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Print what stands in telemetry packets and in segments of the spool; needs no privilege.
     Decode(DecodeArgs),
+    /// Set this program up as a service of systemd, on hosts without a package of it: program, unit, configuration, folders.
+    Install(InstallArgs),
+    /// Take away what `install` made; configuration, spool and events stay.
+    Uninstall(UninstallArgs),
 }
 
 /// What can be done with the configuration.
@@ -186,6 +190,31 @@ pub struct DecodeArgs {
     pub format: DecodeFormat,
 }
 
+/// Flags of `install`.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct InstallArgs {
+    /// Folder that stands for /, such as that of an image.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Only print what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Flags of `uninstall`.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct UninstallArgs {
+    /// Folder that stands for /, such as that of an image.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Take away configuration, spool and events as well.
+    #[arg(long)]
+    pub purge: bool,
+    /// Only print what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// How packets are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DecodeFormat {
@@ -238,7 +267,9 @@ impl Args {
                 | Command::Reload { .. }
                 | Command::Config(_)
                 | Command::Filter(_)
-                | Command::Decode(_),
+                | Command::Decode(_)
+                | Command::Install(_)
+                | Command::Uninstall(_),
             ) => Overrides::default(),
         }
     }

@@ -171,6 +171,14 @@ fn boot() -> Result<i64, ClockError> {
     read(ClockId::CLOCK_BOOTTIME, "CLOCK_BOOTTIME")
 }
 
+/// Now, by the clock that service managers compare notices with: microseconds, time asleep left out.
+///
+/// # Errors
+/// [`ClockError::Read`].
+pub fn monotonic_us() -> Result<u64, ClockError> {
+    read(ClockId::CLOCK_MONOTONIC, "CLOCK_MONOTONIC").map(|ns| ns.unsigned_abs() / 1_000)
+}
+
 /// Offset of the host's time zone from UTC at this instant (ns since 1970), in seconds, east positive. The zone is that of
 /// /etc/localtime; `None`: it cannot be read, or the instant is out of range.
 #[must_use]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod decode;
 pub mod doctor;
 pub mod filter;
+pub mod install;
 pub mod log;
 pub mod record;
 pub mod reload;

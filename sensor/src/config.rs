@@ -20,6 +20,7 @@ mod parse;
 pub mod rule;
 pub mod sink;
 pub mod spool;
+pub mod template;
 pub mod unit;
 
 pub use document::{docs_markdown, schema_json};

@@ -59,5 +59,7 @@ fn dispatch(args: &Args) -> ExitStatus {
         Some(Command::Filter(filter)) => {
             command::filter::run(filter, &sources, &mut io::stdin().lock(), &mut streams)
         }
+        Some(Command::Install(args)) => command::install::install(args, &mut streams),
+        Some(Command::Uninstall(args)) => command::install::uninstall(args, &mut streams),
     }
 }

@@ -21,6 +21,7 @@ use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::ledger::{KernelAccount, Ledger, QUEUE_FULL, Row, SELF_TEST, SinkAccount};
 use crate::loader::{self, Counters, LoadError, LogObject};
+use crate::notify::Notifier;
 use crate::packet::outlet::Account;
 use crate::pipeline::Pipeline;
 use crate::procfs::Proc;
@@ -33,12 +34,14 @@ use crate::sink::synchronize::SettingsReport;
 mod build;
 mod desk;
 mod instance;
+mod service;
 mod settings;
 mod signal;
 
 use desk::Desk;
 use instance::Instance;
 pub use instance::InstanceError;
+use service::Service;
 use signal::{Bell, Signals, Wake};
 
 /// How long what is under way at the end may take: hashes of large files, a slow sink.
@@ -187,6 +190,8 @@ pub fn live(
     let signals = Signals::block().map_err(RunError::start("signals"))?;
     let clock = Arc::new(Clock::new()?);
     let closed = build::Closed::default();
+    let notifier = Notifier::from_environment();
+    notifier.starting("attaching programs");
     let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let sink = build::sink(config, &clock, &closed, &bell)?;
     let counters = Arc::new(ReaderCounters::default());
@@ -268,17 +273,24 @@ pub fn live(
     };
     let deadline = request.duration.map(|duration| began + duration);
     let mut next_statistics = request.stats.then(|| began + STATISTICS_EVERY);
+    let mut service = Service::new(&notifier, &config.events, kernel.loaded.coverage());
+    service.ready();
     let fault = loop {
-        let until = [deadline, next_statistics].into_iter().flatten().min();
+        let until = [deadline, next_statistics, service.due()]
+            .into_iter()
+            .flatten()
+            .min();
         match signals
             .wait(&bell, until)
             .map_err(RunError::start("signals"))?
         {
             Wake::Stop => break None,
             Wake::Reload => {
+                service.reloading();
                 if let Err(fault) = desk.reload(SettingsSource::Stored) {
                     tracing::error!(%fault, "filter rules not reloaded, the old ones stay");
                 }
+                service.ready();
             }
             Wake::Bell => {
                 let reason = closed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -287,18 +299,28 @@ pub fn live(
                 }
                 desk.answer(&questions);
             }
-            Wake::Statistics | Wake::Timeout => {
-                let now = Instant::now();
-                if deadline.is_some_and(|deadline| now >= deadline) {
-                    break None;
-                }
-                next_statistics = request.stats.then(|| now + STATISTICS_EVERY);
+            Wake::Statistics => {
                 if let Some(ledger) = desk.ledger() {
                     tell(&ledger);
                 }
             }
+            Wake::Timeout => {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| now >= deadline) {
+                    break None;
+                }
+                let ledger = desk.ledger();
+                if next_statistics.is_some_and(|next| now >= next) {
+                    next_statistics = Some(now + STATISTICS_EVERY);
+                    if let Some(ledger) = &ledger {
+                        tell(ledger);
+                    }
+                }
+                service.look(now, ledger.as_ref());
+            }
         }
     };
+    service.stopping();
     // Questions from here on find nobody.
     drop(questions);
     drop(socket);

@@ -146,6 +146,23 @@ impl Apt {
         quiet(self.get().arg("clean"))
     }
 
+    /// Fetches the best versions of packages with all that they depend on into `into`, packed.
+    pub(crate) fn fetch_with_dependencies(
+        &self,
+        packages: &[&str],
+        into: &Path,
+    ) -> anyhow::Result<()> {
+        fs::create_dir_all(into.join("partial"))?;
+        let archives = format!("Dir::Cache::archives={}", into.display());
+        quiet(
+            self.get()
+                .args(["-qq", "-y", "--download-only", "--no-install-recommends"])
+                .args(["-o", &archives])
+                .arg("install")
+                .args(packages),
+        )
+    }
+
     /// The names that the best version of a package depends on, alternatives included.
     pub(crate) fn depends(&self, package: &str) -> anyhow::Result<Vec<String>> {
         let list = output(self.command("apt-cache").args(["depends", package]))?;

@@ -12,12 +12,37 @@ use crate::command::output;
 use crate::matrix::{Kernel, Matrix};
 use crate::place::Place;
 
-/// Page, crate and the example that prints it. A new page is a new row.
-const PAGES: [(&str, &str, &str); 4] = [
-    ("docs/events.md", "sensor-proto", "events_md"),
-    ("docs/config.md", "sensor", "config-docs"),
-    ("docs/hooks.md", "sensor", "hooks-docs"),
-    ("docs/formats.md", "sensor", "formats-docs"),
+/// Page, crate, the example that prints it and its argument. A new page is a new row.
+const PAGES: [(&str, &str, &str, &str); 9] = [
+    ("docs/events.md", "sensor-proto", "events_md", ""),
+    ("docs/config.md", "sensor", "config-docs", ""),
+    ("docs/hooks.md", "sensor", "hooks-docs", ""),
+    ("docs/formats.md", "sensor", "formats-docs", ""),
+    ("packaging/sensor.toml", "sensor", "default-config", ""),
+    (
+        "packaging/man/sensor.8",
+        "sensor",
+        "command-line-docs",
+        "man",
+    ),
+    (
+        "packaging/completions/sensor.bash",
+        "sensor",
+        "command-line-docs",
+        "bash",
+    ),
+    (
+        "packaging/completions/sensor.fish",
+        "sensor",
+        "command-line-docs",
+        "fish",
+    ),
+    (
+        "packaging/completions/_sensor",
+        "sensor",
+        "command-line-docs",
+        "zsh",
+    ),
 ];
 
 /// The page that has the kernel matrix between these lines.
@@ -38,8 +63,8 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.check {
         return check(place);
     }
-    for (page, package, example) in PAGES {
-        let text = print(place, package, example)?;
+    for (page, package, example, argument) in PAGES {
+        let text = print(place, package, example, argument)?;
         if write_if_changed(&place.root.join(page), &text)? {
             println!("{page} written");
         }
@@ -103,9 +128,9 @@ fn tables(kernels: &[Kernel]) -> String {
 /// Fails if a page differs from what is printed now.
 pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
     let mut stale = Vec::new();
-    for (page, package, example) in PAGES {
+    for (page, package, example, argument) in PAGES {
         let old = fs::read_to_string(place.root.join(page)).unwrap_or_default();
-        if old != print(place, package, example)? {
+        if old != print(place, package, example, argument)? {
             stale.push(page);
         }
     }
@@ -118,7 +143,7 @@ pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(place: &Place, package: &str, example: &str) -> anyhow::Result<String> {
+fn print(place: &Place, package: &str, example: &str, argument: &str) -> anyhow::Result<String> {
     output(
         Command::new("cargo")
             .args([
@@ -130,6 +155,7 @@ fn print(place: &Place, package: &str, example: &str) -> anyhow::Result<String> 
                 "--example",
                 example,
             ])
+            .args(["--", argument])
             .current_dir(&place.root),
     )
     .with_context(|| format!("example {example} of {package}"))

@@ -11,6 +11,7 @@ mod apt;
 mod build_ebpf;
 mod chaos;
 mod command;
+mod dist;
 mod docs;
 mod fuzz;
 mod golden;
@@ -22,6 +23,7 @@ mod native;
 mod place;
 mod receivers;
 mod rust_src;
+mod sbom;
 mod static_programs;
 mod test;
 mod vm;
@@ -65,8 +67,10 @@ enum Task {
     Image(image::Args),
     /// Check formatting and run clippy, the eBPF crate included.
     Lint,
-    /// Write the generated pages of docs/.
+    /// Write the generated pages of docs/ and packaging/.
     Docs(docs::Args),
+    /// Make what is released, below target/dist: Debian package, tarball, bills of materials, sums.
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -106,5 +110,6 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Image(args) => image::run(&place, &args).map(|()| true),
         Task::Lint => lint::run(&place).map(|()| true),
         Task::Docs(args) => docs::run(&place, &args).map(|()| true),
+        Task::Dist => dist::run(&place).map(|()| true),
     }
 }

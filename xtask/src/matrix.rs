@@ -102,6 +102,23 @@ pub(crate) struct Suite {
     /// Extra words for the kernel's command line, in guests.
     #[serde(default)]
     pub(crate) command_line: String,
+    /// What the guest has beside the kernel.
+    #[serde(default)]
+    pub(crate) system: System,
+    /// Only on the kernels of these Debian suites; on all of its roles if empty.
+    #[serde(default)]
+    pub(crate) debian: Vec<String>,
+}
+
+/// What a guest has beside the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum System {
+    /// busybox and a process 1 of our own.
+    #[default]
+    Small,
+    /// The kernel's own Debian, with dpkg and with systemd as process 1.
+    Debian,
 }
 
 /// One boot: a suite on a kernel with a backend.
@@ -156,6 +173,9 @@ impl Matrix {
             for suite in &self.suite {
                 // Who names suites or kernels means just these, whatever their role.
                 let named = selection.suites.contains(&suite.name);
+                if !suite.debian.is_empty() && !suite.debian.contains(&kernel.suite) {
+                    continue;
+                }
                 if !named && !selection.suites.is_empty() {
                     continue;
                 }

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: boots the kernels of tests/vm/kernels.toml in QEMU and runs suites of crate sensor-tests there.
 
+mod debian;
 mod guest;
 mod image;
 pub(crate) mod packages;
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 
 use crate::command::tail;
 use crate::harness::{Tally, print_failures};
-use crate::matrix::{Backend, Cell, Matrix, Selection};
+use crate::matrix::{Backend, Cell, Matrix, Selection, System};
 use crate::place::Place;
 use crate::static_programs::StaticPrograms;
 use crate::test::{Row, summary};
@@ -147,15 +148,23 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 .join("vm/run")
                 .join(log_name(cell))
                 .with_extension("cpio");
-            fs::write(
-                &initrd,
-                file_system(&built, &programs, kernel, cell, &plan.arguments)?,
-            )?;
+            let (system, init) = match cell.suite.system {
+                System::Small => (
+                    file_system(&built, &programs, kernel, cell, &plan.arguments)?,
+                    "/init",
+                ),
+                System::Debian => (
+                    debian::file_system(place, &built, cell, &plan.arguments)?,
+                    debian::INIT,
+                ),
+            };
+            fs::write(&initrd, system)?;
             let outcome = guest::boot(&Boot {
                 programs: &programs,
                 kernel: &kernel.files,
                 command_line: &format!("{} {}", cell.kernel.command_line, cell.suite.command_line),
                 initrd: &initrd,
+                init,
                 timeout: Duration::from_secs(cell.suite.timeout_seconds),
                 log: log.clone(),
             })?;
@@ -223,6 +232,13 @@ fn show(row: &Row, tally: &Tally, log: &Path) {
         if *milliseconds >= SLOW_MILLISECONDS {
             println!("  {test} took {} s", milliseconds / 1000);
         }
+    }
+    let results = fs::read(log.with_extension("results.log")).unwrap_or_default();
+    for told in String::from_utf8_lossy(&results)
+        .lines()
+        .filter_map(|line| line.strip_prefix("told "))
+    {
+        println!("  {told}");
     }
     if tally.failed > 0 {
         for problem in &tally.problems {

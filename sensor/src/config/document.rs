@@ -142,7 +142,7 @@ fn section(out: &mut String, schema: &Value, title: &str, table: &Value, default
     }
 }
 
-fn properties<'a>(
+pub(super) fn properties<'a>(
     schema: &'a Value,
     table: &'a Value,
 ) -> impl Iterator<Item = (&'a str, &'a Value)> {
@@ -155,7 +155,7 @@ fn properties<'a>(
         .map(|(name, key)| (name.as_str(), key))
 }
 
-fn resolve<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
+pub(super) fn resolve<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
     let any = node
         .get("anyOf")
         .and_then(Value::as_array)
@@ -168,7 +168,7 @@ fn resolve<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
         .unwrap_or(node)
 }
 
-fn description(node: &Value) -> &str {
+pub(super) fn description(node: &Value) -> &str {
     node.get("description")
         .and_then(Value::as_str)
         .unwrap_or_default()
@@ -222,7 +222,7 @@ fn type_text(schema: &Value, key: &Value) -> String {
     }
 }
 
-fn toml_text(value: &Value) -> String {
+pub(super) fn toml_text(value: &Value) -> String {
     match value {
         Value::String(text) => format!("\"{text}\""),
         Value::Array(items) => {

@@ -41,6 +41,11 @@ impl Image {
         self.regular(path, mode, content.as_bytes())
     }
 
+    /// A file with this content, whatever it is.
+    pub(crate) fn bytes(&mut self, path: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+        self.regular(path, mode, content)
+    }
+
     /// A copy of a file of this machine.
     pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> anyhow::Result<()> {
         let content = fs::read(from).with_context(|| from.display().to_string())?;

@@ -1,8 +1,9 @@
-//! Process 1 of a test guest: prepares a small Linux system, runs one program, tells how it ended, powers off.
+//! Process 1 of a test guest: prepares a small Linux system, runs one program, tells how it ended, powers off. In guests with a
+//! Debian of their own, where systemd is process 1, it is a service and does the same without the preparation.
 //!
 //! It reads `/etc/sensor-vm/job` (`key=value` lines: `timeout`, `module`, `env`, `argument`) and speaks to
 //! `cargo xtask vm` over the second serial line, where no kernel message can come between:
-//! `boot RELEASE`, `out MILLISECONDS LINE`, `end exit=CODE` and `failed REASON`.
+//! `boot RELEASE`, `out MILLISECONDS LINE`, `end exit=CODE` and `failed REASON`. Suites may write `told TEXT` there themselves.
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
@@ -41,11 +42,19 @@ struct Job {
 
 fn main() {
     let started = Instant::now();
-    // Otherwise the tests would run in session 0, which is none.
-    if nix::unistd::setsid().is_err() {
+    // A developer's machine has no such file, and must not be powered off at the end.
+    if !alone() && !std::path::Path::new(JOB).exists() {
         return;
     }
-    let mounted = mount_all();
+    let mounted = if alone() {
+        // Otherwise the tests would run in session 0, which is none.
+        if nix::unistd::setsid().is_err() {
+            return;
+        }
+        mount_all()
+    } else {
+        Ok(())
+    };
     let Ok(mut channel) = OpenOptions::new().write(true).open(CHANNEL) else {
         return;
     };
@@ -84,7 +93,9 @@ fn run(channel: &mut File, started: Instant) -> anyhow::Result<()> {
             Err(error) => bail!("module {module}: {error}"),
         }
     }
-    network_up()?;
+    if alone() {
+        network_up()?;
+    }
     let code = supervise(channel, &job, started)?;
     writeln!(channel, "end exit={code}")?;
     Ok(())
@@ -200,18 +211,25 @@ fn supervise(channel: &mut File, job: &Job, started: Instant) -> anyhow::Result<
         if let Some(status) = reap(main)? {
             code = code.or(Some(exit_code(status)));
             // What it left behind would keep the pipes open. From process 1 this is everyone but us.
-            end_all();
+            end_all(main);
         }
         if code.is_none() && Instant::now() > deadline {
             code = Some(124);
-            end_all();
+            end_all(main);
         }
     }
     Ok(code.unwrap_or(124))
 }
 
-fn end_all() {
-    match kill(Pid::from_raw(-1), Signal::SIGKILL) {
+/// Whether this is process 1, and the guest has nothing but what is done here.
+fn alone() -> bool {
+    std::process::id() == 1
+}
+
+/// Ends the program and, in a guest of its own, everyone else.
+fn end_all(main: Pid) {
+    let whom = if alone() { Pid::from_raw(-1) } else { main };
+    match kill(whom, Signal::SIGKILL) {
         // Nobody else is left.
         Ok(()) | Err(_) => {}
     }

@@ -1,0 +1,444 @@
+//! The package as an administrator meets it, in a guest with a Debian of its own (`system = "debian"` in kernels.toml). Run there
+//! only: it installs and purges.
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output};
+    use std::time::{Duration, Instant};
+
+    use serde_json::Value;
+    use sha2::{Digest as _, Sha256};
+
+    const EVENTS: &str = "/var/log/sensor/events.jsonl";
+    const CONFIGURATION: &str = "/etc/sensor/sensor.toml";
+    const UNIT: &str = "/usr/lib/systemd/system/sensor.service";
+    /// The user of the base system who is nobody special.
+    const TESTER: u32 = 1000;
+    /// CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_LEASE.
+    const CAPABILITIES: u64 = 1 << 39 | 1 << 38 | 1 << 19 | 1 << 2 | 1 << 28;
+    /// The machine is emulated, and others use it too.
+    const PATIENCE: Duration = Duration::from_secs(240);
+    /// What an auditor would begin to frown at; 10 is the worst.
+    const MOST_EXPOSED: f32 = 4.0;
+
+    fn package(name: &str) -> String {
+        let folder = std::env::var("SENSOR_PACKAGES").expect("this runs in a guest only");
+        format!("{folder}/{name}.deb")
+    }
+
+    fn attempt(words: &[&str]) -> Output {
+        let (program, arguments) = words.split_first().unwrap();
+        Command::new(program)
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .output()
+            .unwrap_or_else(|error| panic!("{program}: {error}"))
+    }
+
+    fn run(words: &[&str]) -> String {
+        let output = attempt(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Says something to who started the guest, whether or not the test passes.
+    fn tell(text: &str) {
+        let channel = fs::OpenOptions::new().write(true).open("/dev/ttyS1");
+        // In one call, so that no line of another comes between.
+        channel
+            .unwrap()
+            .write_all(format!("told {text}\n").as_bytes())
+            .unwrap();
+    }
+
+    fn property(name: &str) -> String {
+        run(&[
+            "systemctl",
+            "show",
+            "--value",
+            "--property",
+            name,
+            "sensor.service",
+        ])
+    }
+
+    fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            if Instant::now() > deadline {
+                let log = run(&["journalctl", "--no-pager", "--lines=60", "--unit=sensor"]);
+                panic!("never: {what}\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn active() {
+        wait("the service is active", || {
+            (property("ActiveState") == "active").then_some(())
+        });
+    }
+
+    /// As before anything was installed.
+    fn clean() {
+        attempt(&["systemctl", "stop", "sensor.service"]);
+        attempt(&["dpkg", "--purge", "sensor"]);
+        for left in [
+            "/run/systemd/system/sensor.service.d",
+            "/etc/systemd/system/sensor.service",
+        ] {
+            if Path::new(left).is_dir() {
+                fs::remove_dir_all(left).unwrap();
+            } else if Path::new(left).exists() {
+                fs::remove_file(left).unwrap();
+            }
+        }
+        run(&["systemctl", "daemon-reload"]);
+        attempt(&["systemctl", "reset-failed", "sensor.service"]);
+    }
+
+    fn events() -> String {
+        let bytes = fs::read(EVENTS).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn seen(part: &str) -> bool {
+        events().lines().any(|line| line.contains(part))
+    }
+
+    /// Runs programs until one is reported: those before the sensor was ready are not.
+    fn an_exec_is_reported(mark: &str) {
+        wait("an exec is reported", || {
+            run(&["/bin/echo", mark]);
+            seen(mark).then_some(())
+        });
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    fn hashed(digest: &str) -> bool {
+        events()
+            .lines()
+            .any(|line| line.contains(digest) && line.contains("\"verified\""))
+    }
+
+    fn status() -> Value {
+        wait("the sensor answers", || {
+            let output = attempt(&["sensor", "status", "--json"]);
+            serde_json::from_slice(&output.stdout).ok()
+        })
+    }
+
+    fn installed(name: &str) {
+        run(&["dpkg", "--install", &package(name)]);
+        active();
+    }
+
+    #[test]
+    fn a_package_is_installed_upgraded_removed_and_purged() {
+        clean();
+        let began = Instant::now();
+        installed("sensor");
+        an_exec_is_reported("first-mark");
+        tell(&format!(
+            "the first event {} s after `dpkg --install` began",
+            began.elapsed().as_secs()
+        ));
+        assert_eq!(property("UnitFileState"), "enabled");
+        assert_eq!(property("Type"), "notify");
+        for (path, mode) in [
+            (CONFIGURATION, 0o640),
+            ("/etc/sensor", 0o750),
+            ("/var/lib/sensor", 0o700),
+            ("/var/log/sensor", 0o700),
+            (EVENTS, 0o600),
+            ("/run/sensor", 0o700),
+        ] {
+            let found = fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(found, mode, "{path}");
+        }
+
+        // A configuration of the administrator's, and a receiver that is never there, so that there is a spool.
+        let mine = format!("{}\n# mine\n", fs::read_to_string(CONFIGURATION).unwrap());
+        fs::write(CONFIGURATION, &mine).unwrap();
+        let sink = format!(
+            "[sink.away]\ntype = \"central_node\"\naddress = \"127.0.0.1:9\"\npins = [\"{}\"]\n",
+            "0".repeat(64)
+        );
+        fs::write("/etc/sensor/conf.d/10-sink.toml", &sink).unwrap();
+        run(&["sensor", "config", "check"]);
+        run(&["systemctl", "restart", "sensor"]);
+        an_exec_is_reported("second-mark");
+        let waiting = |status: &Value| {
+            status["sinks"][0]["account"]["waiting_packets"]
+                .as_u64()
+                .unwrap_or_default()
+        };
+        let before = wait("packets wait in the spool", || {
+            let status = status();
+            (waiting(&status) > 0).then_some(status)
+        });
+        let pid = property("MainPID");
+
+        installed("sensor-newer");
+        let version = run(&["dpkg-query", "--show", "--showformat=${Version}", "sensor"]);
+        assert!(version.contains("upgrade"), "{version}");
+        assert_ne!(property("MainPID"), pid, "not restarted");
+        assert_eq!(fs::read_to_string(CONFIGURATION).unwrap(), mine);
+        assert_eq!(
+            fs::read_to_string("/etc/sensor/conf.d/10-sink.toml").unwrap(),
+            sink
+        );
+        an_exec_is_reported("third-mark");
+        let after = status();
+        for field in ["agent_id", "epoch"] {
+            assert_eq!(before["spool"][field], after["spool"][field], "{field}");
+        }
+        assert!(waiting(&after) >= waiting(&before), "{before:#} {after:#}");
+
+        run(&["dpkg", "--remove", "sensor"]);
+        assert_ne!(property("ActiveState"), "active");
+        for gone in ["/usr/sbin/sensor", UNIT] {
+            assert!(!Path::new(gone).exists(), "{gone}");
+        }
+        assert_eq!(fs::read_to_string(CONFIGURATION).unwrap(), mine);
+        assert!(seen("third-mark"));
+        assert!(fs::read_dir("/var/lib/sensor").unwrap().count() > 0);
+
+        run(&["dpkg", "--purge", "sensor"]);
+        for gone in ["/etc/sensor", "/var/lib/sensor", "/var/log/sensor"] {
+            assert!(!Path::new(gone).exists(), "{gone}");
+        }
+        let failed = run(&[
+            "systemctl",
+            "list-units",
+            "--failed",
+            "--no-legend",
+            "--plain",
+        ]);
+        assert_eq!(failed, "");
+        let links = Path::new("/etc/systemd/system/multi-user.target.wants/sensor.service");
+        assert!(
+            links.symlink_metadata().is_err(),
+            "a link to the unit is left"
+        );
+    }
+
+    #[test]
+    fn the_service_sees_everything_with_five_capabilities() {
+        clean();
+        installed("sensor");
+        an_exec_is_reported("mark");
+        let pid = property("MainPID");
+        let process = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = process.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name}"))
+                .trim()
+                .to_owned()
+        };
+        for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+            let found = u64::from_str_radix(&field(set), 16).unwrap();
+            assert_eq!(found & !CAPABILITIES, 0, "{set} {found:x}");
+        }
+        assert_eq!(field("NoNewPrivs:"), "1");
+        assert_eq!(field("Seccomp:"), "2");
+        let said = property("StatusText");
+        assert!(said.starts_with("watching 5 event types by "), "{said}");
+        assert!(!said.contains("missing"), "{said}");
+        tell(&format!("status text: {said}"));
+
+        // A program that only its owner may read.
+        let folder = Path::new("/home/tester/private");
+        fs::create_dir_all(folder).unwrap();
+        let mut program = fs::read("/bin/true").unwrap();
+        program.extend(b"of the tester");
+        let tool = folder.join("tool");
+        fs::write(&tool, &program).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        for path in [Path::new("/home/tester"), folder, &tool] {
+            chown(path, Some(TESTER), Some(TESTER)).unwrap();
+        }
+        let digest = hex(&program);
+        wait("the program of another is hashed", || {
+            let ran = Command::new(&tool)
+                .uid(TESTER)
+                .gid(TESTER)
+                .status()
+                .unwrap();
+            assert!(ran.success());
+            hashed(&digest).then_some(())
+        });
+        // Files, wherever they are made.
+        for place in ["/tmp", "/home/tester", "/dev/shm", "/var/tmp", "/root"] {
+            let mut turn = 0;
+            wait(&format!("a file in {place} is hashed"), || {
+                turn += 1;
+                let path = PathBuf::from(place).join(format!("made-{turn}"));
+                let content = format!("{} {turn}", path.display());
+                fs::write(&path, &content).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+                let until = Instant::now() + Duration::from_secs(20);
+                while Instant::now() < until {
+                    if hashed(&hex(content.as_bytes())) {
+                        return Some(());
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                None
+            });
+        }
+        clean();
+    }
+
+    #[test]
+    fn rules_are_reloaded_or_refused_as_a_whole() {
+        clean();
+        installed("sensor");
+        let pid = property("MainPID");
+        let rules = "/etc/sensor/conf.d/20-rules.toml";
+        let rule = |action: &str| {
+            format!(
+                "[[filter.rule]]\nid = \"quiet\"\naction = \"{action}\"\nevent = [\"exec\"]\ncommand_line = [\"quiet-mark\"]\n"
+            )
+        };
+        fs::write(rules, rule("exclude")).unwrap();
+        run(&["systemctl", "reload", "sensor"]);
+        run(&["/bin/echo", "quiet-mark"]);
+        an_exec_is_reported("loud-mark");
+        assert!(!seen("quiet-mark"), "the rule is not in force");
+        fs::write(rules, rule("nonsense")).unwrap();
+        let output = attempt(&["systemctl", "reload", "sensor"]);
+        assert!(!output.status.success(), "{output:?}");
+        active();
+        assert_eq!(property("MainPID"), pid);
+        run(&["/bin/echo", "quiet-mark"]);
+        an_exec_is_reported("louder-mark");
+        assert!(!seen("quiet-mark"), "the old rule is not in force");
+        clean();
+    }
+
+    #[test]
+    fn a_sensor_that_hangs_is_started_again() {
+        clean();
+        let folder = Path::new("/run/systemd/system/sensor.service.d");
+        fs::create_dir_all(folder).unwrap();
+        fs::write(
+            folder.join("watchdog.conf"),
+            "[Service]\nWatchdogSec=20\nTimeoutAbortSec=1\n",
+        )
+        .unwrap();
+        installed("sensor");
+        let pid = property("MainPID");
+        // Signs of life come, longer than the watchdog waits: one every quarter of that.
+        for _ in 0..6 {
+            let last = property("WatchdogTimestampMonotonic");
+            wait("a sign of life", || {
+                (property("WatchdogTimestampMonotonic") != last).then_some(())
+            });
+        }
+        assert_eq!(
+            (property("NRestarts"), property("MainPID")),
+            ("0".to_owned(), pid.clone())
+        );
+        run(&["/bin/kill", "-STOP", &pid]);
+        wait("it is started again", || {
+            (property("NRestarts") == "1").then_some(())
+        });
+        active();
+        assert_ne!(property("MainPID"), pid);
+        an_exec_is_reported("after-the-hang");
+        let log = run(&["journalctl", "--no-pager", "--unit=sensor"]);
+        assert!(log.contains("Watchdog timeout"), "{log}");
+        clean();
+    }
+
+    #[test]
+    fn the_unit_is_sound_and_little_exposed() {
+        clean();
+        installed("sensor");
+        let verdict = attempt(&["systemd-analyze", "verify", "--man=no", UNIT]);
+        let said = [verdict.stdout, verdict.stderr].concat();
+        assert!(
+            verdict.status.success() && said.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+        let table = run(&[
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--no-pager",
+            UNIT,
+        ]);
+        let last = table.lines().last().unwrap();
+        for line in table
+            .lines()
+            .filter(|line| line.starts_with('✗') || *line == last)
+        {
+            tell(line);
+        }
+        // "→ Overall exposure level for sensor.service: 3.0 OK :-)"
+        let level = last
+            .split_whitespace()
+            .find_map(|word| word.parse::<f32>().ok());
+        assert!(level.unwrap() < MOST_EXPOSED, "{last}");
+        clean();
+    }
+
+    #[test]
+    fn the_program_installs_itself_where_there_is_no_package() {
+        clean();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        run(&["dpkg-deb", "--extract", &package("sensor"), &path]);
+        let program = format!("{path}/usr/sbin/sensor");
+        for _ in 0..2 {
+            run(&[&program, "install"]);
+        }
+        run(&["systemctl", "enable", "--now", "sensor"]);
+        active();
+        an_exec_is_reported("installed-by-itself");
+        let verdict = attempt(&[
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            "/etc/systemd/system/sensor.service",
+        ]);
+        assert!(
+            verdict.status.success() && verdict.stderr.is_empty(),
+            "{verdict:?}"
+        );
+        run(&["/usr/local/sbin/sensor", "uninstall"]);
+        assert_ne!(property("ActiveState"), "active");
+        assert!(Path::new(CONFIGURATION).exists() && seen("installed-by-itself"));
+        run(&[&program, "uninstall", "--purge"]);
+        for gone in [
+            "/etc/sensor",
+            "/var/lib/sensor",
+            "/var/log/sensor",
+            "/usr/local/sbin/sensor",
+        ] {
+            assert!(!Path::new(gone).exists(), "{gone}");
+        }
+        // A package forbids it.
+        installed("sensor");
+        let output = attempt(&[&program, "install"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        clean();
+    }
+}

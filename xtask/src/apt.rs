@@ -188,6 +188,23 @@ impl Apt {
     }
 }
 
+/// A program of an unpacked root, started by the root's own loader with its own libraries, whatever this machine has.
+pub(crate) fn program(root: &Path, path: &Path) -> anyhow::Result<Command> {
+    const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+    let folders: Vec<_> = LIBRARIES.iter().map(|folder| root.join(folder)).collect();
+    let loader = folders
+        .iter()
+        .map(|folder| folder.join("ld-linux-x86-64.so.2"))
+        .find(|loader| loader.exists())
+        .with_context(|| format!("no loader in {}", root.display()))?;
+    let mut command = Command::new(loader);
+    command
+        .arg("--library-path")
+        .arg(std::env::join_paths(&folders)?)
+        .arg(root.join(path));
+    Ok(command)
+}
+
 /// Unpacks every package file of a folder.
 fn unpack_all(folder: &Path, into: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(into)?;

@@ -2,7 +2,7 @@
 
 pub(crate) mod layout;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use crate::command::output;
+use crate::containers;
 use crate::image::layout::{About, Layout, Tree};
 use crate::place::{Place, Toolchain};
 use crate::static_programs::StaticPrograms;
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Folder for the images; target/image without it.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write nothing there; judge the images and the manifests of packaging/kubernetes, as `cargo xtask test` does.
+    #[arg(long, conflicts_with = "out")]
+    check: bool,
 }
 
 /// An image that was written.
@@ -41,11 +45,14 @@ pub(crate) struct Built {
 
 /// The task.
 pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
+    if args.check {
+        return containers::check(place);
+    }
     let out = match &args.out {
         Some(out) => std::path::absolute(out)?,
         None => place.target.join("image"),
     };
-    let programs = StaticPrograms::build(place, &std::collections::BTreeSet::new())?;
+    let programs = StaticPrograms::build(place, &BTreeSet::new())?;
     for image in build(place, &programs, &out)? {
         println!(
             "{}:{} {}\n  layout  {}\n  archive {}",

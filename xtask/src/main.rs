@@ -11,6 +11,8 @@ mod apt;
 mod build_ebpf;
 mod chaos;
 mod command;
+mod container_tools;
+mod containers;
 mod dist;
 mod docs;
 mod fuzz;

@@ -13,7 +13,7 @@ use crate::harness::{Tally, print_failures};
 use crate::matrix::{Matrix, Selection};
 use crate::place::Place;
 use crate::vm::Plan;
-use crate::{build_ebpf, docs, fuzz, lint, native, vm};
+use crate::{build_ebpf, containers, docs, fuzz, lint, native, vm};
 
 /// The promise is 40 minutes on two cores from a cold clone; beyond this something is wrong.
 const LIMIT: Duration = Duration::from_secs(55 * 60);
@@ -142,6 +142,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
         println!("quick: the eBPF object, suites on this machine and guests did not run");
     } else {
         step("clippy-ebpf", &mut || none(build_ebpf::clippy(place)));
+        step("containers", &mut || none(containers::check(place)));
         step("ebpf-object", &mut || none(build_ebpf::check(place)));
         let selection = Selection {
             full: args.full,

@@ -51,7 +51,7 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut qemu = boot
         .programs
-        .qemu()
+        .qemu()?
         .args([
             "-nodefaults",
             "-no-user-config",

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
 
-use crate::apt::{Apt, write_if_changed};
+use crate::apt::{self, Apt, write_if_changed};
 use crate::command::quiet;
 use crate::matrix::Kernel;
 use crate::place::Place;
@@ -18,7 +18,6 @@ use crate::place::Place;
 const QEMU_SUITES: [&str; 2] = ["bookworm", "bookworm-backports"];
 /// Changed when the list of packages below changes.
 const QEMU_FOLDER: &str = "qemu-2";
-const LIBRARIES: &str = "lib/x86_64-linux-gnu:usr/lib/x86_64-linux-gnu";
 
 /// The unpacked programs.
 #[derive(Debug)]
@@ -47,12 +46,12 @@ impl Programs {
     }
 
     /// QEMU, run by its own loader with its own libraries, whatever this machine has.
-    pub(crate) fn qemu(&self) -> Command {
-        let mut command = self.program("usr/bin/qemu-system-x86_64");
+    pub(crate) fn qemu(&self) -> anyhow::Result<Command> {
+        let mut command = self.program("usr/bin/qemu-system-x86_64")?;
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(self.root.join(folder));
         }
-        command
+        Ok(command)
     }
 
     /// A statically linked busybox for the guest.
@@ -62,7 +61,7 @@ impl Programs {
 
     /// Writes a script that starts strace with its own libraries, whatever this machine has.
     pub(crate) fn strace(&self, script: &Path) -> anyhow::Result<()> {
-        let command = self.program("usr/bin/strace");
+        let command = self.program("usr/bin/strace")?;
         let words: Vec<_> = std::iter::once(command.get_program())
             .chain(command.get_args())
             .map(|word| format!("'{}'", word.to_string_lossy()))
@@ -75,22 +74,13 @@ impl Programs {
         Ok(())
     }
 
-    fn program(&self, path: &str) -> Command {
-        let libraries: Vec<_> = LIBRARIES
-            .split(':')
-            .map(|folder| self.root.join(folder).display().to_string())
-            .collect();
-        let mut command = Command::new(self.root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
-        command
-            .arg("--library-path")
-            .arg(libraries.join(":"))
-            .arg(self.root.join(path));
-        command
+    fn program(&self, path: &str) -> anyhow::Result<Command> {
+        apt::program(&self.root, Path::new(path))
     }
 
     fn unxz(&self, from: &Path, to: &Path) -> anyhow::Result<()> {
         quiet(
-            self.program("usr/bin/xz")
+            self.program("usr/bin/xz")?
                 .args(["--decompress", "--keep", "--stdout"])
                 .arg(from)
                 .stdout(fs::File::create(to)?),

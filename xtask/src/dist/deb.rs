@@ -70,7 +70,7 @@ impl Tree {
                 .append_data(&mut header, name, content)
                 .with_context(|| name.to_owned())
         };
-        if prefix == "./" {
+        if prefix.is_empty() {
             // What dpkg writes first.
             add("./", EntryType::Directory, 0o755, &[])?;
         }
@@ -160,8 +160,8 @@ pub(crate) fn package(control: &Control<'_>, tree: &Tree, seconds: u64) -> anyho
     let mut out = b"!<arch>\n".to_vec();
     for (name, content) in [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar.gz", inner.tar_gz("./", seconds)?),
-        ("data.tar.gz", tree.tar_gz("./", seconds)?),
+        ("control.tar.gz", inner.tar_gz("", seconds)?),
+        ("data.tar.gz", tree.tar_gz("", seconds)?),
     ] {
         member(&mut out, name, seconds, &content)?;
     }

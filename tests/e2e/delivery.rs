@@ -193,13 +193,13 @@ impl Drop for Node {
     }
 }
 
-fn state_folder() -> TempDir {
+pub(crate) fn state_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     folder
 }
 
-fn sensor(config: &str) -> Sensor {
+pub(crate) fn sensor(config: &str) -> Sensor {
     Sensor::start(Options {
         events: "exec,exit".to_owned(),
         config: config.to_owned(),
@@ -209,14 +209,14 @@ fn sensor(config: &str) -> Sensor {
 }
 
 /// A run of the program: which, and between which times of the wall clock.
-struct Run {
+pub(crate) struct Run {
     mark: String,
     began: i128,
     ended: i128,
 }
 
 /// Runs the program, marked, and waits for its end.
-fn run(mark: &str) -> Run {
+pub(crate) fn run(mark: &str) -> Run {
     let began = oracle::clocks().0;
     let status = Command::new(PROGRAM).arg(mark).status().unwrap();
     assert!(status.success(), "{status}");
@@ -228,7 +228,7 @@ fn run(mark: &str) -> Run {
 }
 
 /// Marks of the runs that these events tell of, in their order.
-fn runs(events: &[Value]) -> Vec<String> {
+pub(crate) fn runs(events: &[Value]) -> Vec<String> {
     let execs = events.iter().filter(|event| event["type"] == "exec");
     let marks = execs.filter_map(|event| event["process"]["argv"][1].as_str());
     marks
@@ -238,7 +238,7 @@ fn runs(events: &[Value]) -> Vec<String> {
 }
 
 /// Nothing is there twice, and what the process stream tells is in order.
-fn assert_once_in_order(events: &[Value]) {
+pub(crate) fn assert_once_in_order(events: &[Value]) {
     let mut ids = BTreeSet::new();
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
     for event in events {

@@ -35,6 +35,7 @@ mod formats;
 mod host;
 mod module_load;
 mod names;
+mod receivers_nats;
 mod scope;
 
 fn main() -> ExitCode {
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         formats::TESTS,
         delivery::TESTS,
         names::TESTS,
+        receivers_nats::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

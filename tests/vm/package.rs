@@ -175,7 +175,8 @@ mod tests {
         let mine = format!("{}\n# mine\n", fs::read_to_string(CONFIGURATION).unwrap());
         fs::write(CONFIGURATION, &mine).unwrap();
         let sink = format!(
-            "[sink.away]\ntype = \"central_node\"\naddress = \"127.0.0.1:9\"\npins = [\"{}\"]\n",
+            "[sink.away]\ntype = \"central_node\"\naddress = \"127.0.0.1:9\"\npins = [\"{}\"]\n\
+             certificate_file = \"/etc/sensor/tls/agent.pem\"\nkey_file = \"/etc/sensor/tls/agent.key\"\n",
             "0".repeat(64)
         );
         fs::write("/etc/sensor/conf.d/10-sink.toml", &sink).unwrap();

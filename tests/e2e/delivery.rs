@@ -210,7 +210,7 @@ pub(crate) fn sensor(config: &str) -> Sensor {
 
 /// A run of the program: which, and between which times of the wall clock.
 pub(crate) struct Run {
-    mark: String,
+    pub(crate) mark: String,
     began: i128,
     ended: i128,
 }

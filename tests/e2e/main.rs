@@ -33,6 +33,7 @@ mod file_create;
 mod flood;
 mod formats;
 mod host;
+mod kafka;
 mod module_load;
 mod names;
 mod receivers_nats;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         delivery::TESTS,
         names::TESTS,
         receivers_nats::TESTS,
+        kafka::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

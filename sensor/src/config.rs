@@ -29,7 +29,8 @@ pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{
     Authentication, CentralNodeConfig, HostPort, JetStreamConfig, KafkaCompression, KafkaConfig,
-    ProxyConfig, ReceiverConfig, RemoteConfig, SaslMechanism, SinkConfig, SinkFormat, TlsConfig,
+    OtlpConfig, OtlpProtocol, ProxyConfig, ReceiverConfig, RemoteConfig, SaslMechanism, SinkConfig,
+    SinkFormat, TlsConfig,
 };
 pub use spool::SpoolLimits;
 pub use unit::{EventName, Size, Span};
@@ -323,6 +324,9 @@ pub enum ConfigProblem {
     /// Not what Kafka takes for a topic.
     #[error("`{}` is no name of a topic", .0.escape_default())]
     NotATopic(String),
+    /// Not a path of HTTP.
+    #[error("`{}` is no path: it begins with / and has plain characters only", .0.escape_default())]
+    NotAPath(String),
     /// Not `host:port`.
     #[error("`{}` is not host:port", .0.escape_default())]
     NotAnAddress(String),

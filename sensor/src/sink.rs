@@ -22,6 +22,7 @@ pub mod file;
 pub mod jetstream;
 pub mod kafka;
 pub mod messages;
+pub mod otlp;
 pub mod piped;
 pub mod stdout;
 pub mod synchronize;

@@ -16,10 +16,12 @@ use crate::config::{Checks, ConfigProblem};
 
 pub mod jetstream;
 pub mod kafka;
+pub mod otlp;
 pub mod remote;
 
 pub use jetstream::{Authentication, JetStreamConfig};
 pub use kafka::{KafkaCompression, KafkaConfig, SaslMechanism};
+pub use otlp::{OtlpConfig, OtlpProtocol};
 pub use remote::{RemoteConfig, SinkFormat};
 
 /// Sinks at once. Each costs a connection, a window of memory and a cursor.
@@ -68,6 +70,8 @@ pub enum SinkType {
     JetStream,
     /// Kafka.
     Kafka,
+    /// An OpenTelemetry receiver: log records over gRPC or HTTP.
+    Otlp,
 }
 
 /// Keys of every kind.
@@ -99,6 +103,7 @@ impl SinkType {
             Self::CentralNode => "central_node",
             Self::JetStream => "jetstream",
             Self::Kafka => "kafka",
+            Self::Otlp => "otlp",
         }
     }
 
@@ -108,6 +113,7 @@ impl SinkType {
             Self::CentralNode => &CENTRAL_NODE_KEYS,
             Self::JetStream => &JetStreamConfig::KEYS,
             Self::Kafka => &kafka::KEYS,
+            Self::Otlp => &OtlpConfig::KEYS,
         }
     }
 }
@@ -151,7 +157,8 @@ pub struct SinkTable {
     /// File with what the receiver wants to know us by; one that group or others may read is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
-    /// What is sent: the packets as they are, or a message per event. Absent: `native`.
+    /// What is sent: the packets as they are, or a message per event. Absent: `native`; to an OTLP receiver, which takes events
+    /// only, `json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SinkFormat>,
     /// Subject that a JetStream sink publishes to; `{agent}` becomes the agent's id, `{stream}` becomes `process` or `bulk`, and, with
@@ -174,6 +181,23 @@ pub struct SinkTable {
     /// Kafka: how batches of events are compressed. Absent: `zstd`; packets (`native`) are compressed as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<KafkaCompression>,
+    /// How an OTLP receiver is spoken to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<OtlpProtocol>,
+    /// Path of an OTLP receiver that is spoken to over HTTP. Absent: `/v1/logs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// File with headers for an OTLP receiver, lines `Name: value`, such as tokens; one that group or others may read is refused. Read
+    /// again at every connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
+    /// Whether requests to an OTLP receiver are compressed. Absent: they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gzip: Option<bool>,
+    /// Requests to an OTLP receiver that may be on the way at once, each with a megabyte of log records at most; over HTTP/1.1 it is always one.
+    /// Absent: 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<usize>,
     /// HTTP proxy that connects through (CONNECT): `host:port`. Absent: none; environment variables are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
@@ -278,6 +302,8 @@ pub enum ReceiverConfig {
     JetStream(JetStreamConfig),
     /// Kafka.
     Kafka(KafkaConfig),
+    /// An OTLP receiver.
+    Otlp(OtlpConfig),
 }
 
 impl ReceiverConfig {
@@ -288,6 +314,7 @@ impl ReceiverConfig {
             Self::CentralNode(_) => SinkType::CentralNode.name(),
             Self::JetStream(_) => SinkType::JetStream.name(),
             Self::Kafka(_) => SinkType::Kafka.name(),
+            Self::Otlp(_) => SinkType::Otlp.name(),
         }
     }
 
@@ -298,6 +325,7 @@ impl ReceiverConfig {
             Self::CentralNode(node) => node.address.to_string(),
             Self::JetStream(config) => config.remote.address(),
             Self::Kafka(kafka) => kafka.remote.address(),
+            Self::Otlp(config) => config.address.to_string(),
         }
     }
 }
@@ -396,6 +424,7 @@ pub(super) fn check(
                 ReceiverConfig::JetStream(JetStreamConfig::check(&key, &table, checks))
             }
             SinkType::Kafka => ReceiverConfig::Kafka(kafka::check(&key, &table, checks)),
+            SinkType::Otlp => ReceiverConfig::Otlp(OtlpConfig::check(&key, &table, checks)),
         };
         sinks.insert(
             name,

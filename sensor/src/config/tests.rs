@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::packet::Form;
 
 struct Host(tempfile::TempDir);
 
@@ -466,6 +467,61 @@ fn a_sink_of_kafka_is_read() {
 }
 
 #[test]
+fn a_sink_of_otlp_is_read() {
+    let read = |text: &str| {
+        let text = format!("[sink.otel]\ntype = \"otlp\"\naddress = \"otel:4317\"\n{text}");
+        let host = Host::new(&[("sensor.toml", text.as_str())]);
+        let mut loaded = host.load(Overrides::default()).unwrap();
+        let sink = loaded.config.sinks.remove("otel").unwrap();
+        let ReceiverConfig::Otlp(config) = sink.receiver else {
+            panic!("{:?}", sink.receiver)
+        };
+        config
+    };
+    let plain = read("protocol = \"http\"\ntls = false\n");
+    assert_eq!((plain.tls, plain.path.as_str()), (None, "/v1/logs"));
+    assert_eq!(
+        (plain.form, plain.gzip, plain.requests),
+        (Form::Json, true, 4)
+    );
+    let full = read(
+        "protocol = \"grpc\"\nca_file = \"/ca\"\nheaders_file = \"/headers\"\nformat = \"ocsf\"\ngzip = false\nrequests = 8\nproxy = \"p:1\"\n",
+    );
+    assert_eq!(full.tls.unwrap().server_name, "otel");
+    assert_eq!(
+        (full.form, full.gzip, full.requests),
+        (Form::Ocsf, false, 8)
+    );
+    assert_eq!(full.headers_file, Some("/headers".into()));
+    assert!(full.proxy.is_some());
+}
+
+#[test]
+fn what_is_wrong_with_a_sink_of_otlp_is_told_at_its_key() {
+    check(
+        "[sink.otel]\ntype = \"otlp\"\naddress = \"a:1\"\nprotocol = \"grpc\"\npins = [\"\"]\npath = \"/x\"\nformat = \"native\"\nrequests = 0\nheaders_file = \"h\"\nsubject = \"x\"\n",
+        &[
+            "sensor.toml:5:9: sink.otel.pins[0]: `` is not 64 hexadecimal digits",
+            "sensor.toml:6:1: sink.otel.path: makes no sense with `protocol = \"grpc\"`",
+            "sensor.toml:7:1: sink.otel.format: makes no sense with `type = \"otlp\"`",
+            "sensor.toml:8:1: sink.otel.requests: 0 is out of range: 1 to 64",
+            "sensor.toml:9:1: sink.otel.headers_file: h is not an absolute path",
+            "sensor.toml:10:1: sink.otel.subject: a sink of type `otlp` has no such key",
+        ],
+    );
+    check(
+        "[sink.otel]\ntype = \"otlp\"\naddress = \"a:1\"\ntls = false\n",
+        &["sensor.toml:1:7: sink.otel: `protocol` is missing"],
+    );
+    check(
+        "[sink.otel]\ntype = \"otlp\"\naddress = \"a:1\"\nprotocol = \"http\"\npath = \"v1 logs\"\ntls = false\n",
+        &[
+            "sensor.toml:5:1: sink.otel.path: `v1 logs` is no path: it begins with / and has plain characters only",
+        ],
+    );
+}
+
+#[test]
 fn what_is_wrong_with_a_sink_is_told_at_its_key() {
     check(
         &format!(
@@ -518,7 +574,7 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
     check(
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
         &[
-            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected one of `central_node`, `jetstream`, `kafka`",
+            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected one of `central_node`, `jetstream`, `kafka`, `otlp`",
         ],
     );
 }

@@ -24,6 +24,7 @@ use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
 use crate::sink::jetstream::JetStream;
 use crate::sink::kafka::Kafka;
+use crate::sink::otlp::Otlp;
 use crate::sink::piped::Piped;
 use crate::sink::synchronize::{Management, Synchronizer};
 use crate::spool::{Entry, Item, Now, PacketId, SharedSpool, SinkError};
@@ -135,6 +136,8 @@ pub enum Receiver {
     JetStream(JetStream),
     /// Kafka.
     Kafka(Kafka),
+    /// An OTLP receiver.
+    Otlp(Otlp),
 }
 
 impl Receiver {
@@ -149,6 +152,7 @@ impl Receiver {
             ReceiverConfig::Kafka(kafka) => {
                 Self::Kafka(Kafka::new(kafka.clone(), context.agent_id()))
             }
+            ReceiverConfig::Otlp(config) => Self::Otlp(Otlp::new(config.clone())),
         }
     }
 
@@ -157,6 +161,10 @@ impl Receiver {
             Self::CentralNode(node) => {
                 let (session, terms) = node.open(waiting).await?;
                 Ok((Session::CentralNode(Box::new(session)), terms))
+            }
+            Self::Otlp(receiver) => {
+                let (session, terms) = receiver.open().await?;
+                Ok((Session::Piped(session), terms))
             }
             Self::JetStream(server) => {
                 let (session, terms) = server.open().await?;

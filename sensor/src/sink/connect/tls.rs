@@ -146,7 +146,8 @@ pub async fn connect(
         .connect(name, stream)
         .await
         .map_err(handshake)?;
-    if !alpn.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
+    let http2_only = alpn == [b"h2".as_slice()];
+    if http2_only && stream.get_ref().1.alpn_protocol().is_none() {
         return Err(TlsError::NoHttp2);
     }
     Ok(stream)

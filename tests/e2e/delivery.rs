@@ -33,7 +33,7 @@ const PROGRAMS: u64 = 30;
 const PROGRAM: &str = "/bin/true";
 
 /// The central node's program, its certificates and data.
-struct Node {
+pub(crate) struct Node {
     program: PathBuf,
     folder: TempDir,
     /// Port of the first start, kept at later ones.
@@ -42,7 +42,7 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let program = std::env::var_os("SENSOR_NODE_BIN").map(PathBuf::from);
         let program =
             program.unwrap_or_else(|| Place::here().sensor.with_file_name("central-node"));
@@ -84,7 +84,7 @@ impl Node {
         command
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let place = self.certificates();
         let mut child = self
             .command(&["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
@@ -109,6 +109,11 @@ impl Node {
         let address = line.trim().strip_prefix("listening on ");
         let address = address.unwrap_or_else(|| panic!("the node says {line:?}"));
         self.port = address.rsplit(':').next().unwrap().parse().unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Kills it as the kernel would when memory is short.
@@ -162,7 +167,7 @@ impl Node {
     }
 
     /// Configuration of a sensor that delivers here.
-    fn sensor_config(&self, state: &Path) -> String {
+    pub(crate) fn sensor_config(&self, state: &Path) -> String {
         let (certificate, key) = self.agent();
         format!(
             "[state]\ndirectory = {state:?}\n[sink.node]\ntype = \"central_node\"\naddress = \"127.0.0.1:{}\"\n\

@@ -23,6 +23,7 @@ use sensor_tests::place::Place;
 use sensor_tests::runner::{self, Test};
 use sensor_tests::trigger;
 
+mod bench;
 mod common;
 mod connect;
 mod delivery;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::from(101);
         }
     };
+    let measures = std::env::var_os(bench::SECONDS).is_some();
     let tests: Vec<Test> = [
         host::TESTS,
         exec::TESTS,
@@ -65,6 +67,11 @@ fn main() -> ExitCode {
         flood::TESTS,
     ]
     .concat();
+    let tests = if measures {
+        bench::TESTS.to_vec()
+    } else {
+        tests
+    };
     let words: Vec<String> = std::env::args().skip(1).collect();
     let last = Test::new(
         "ledger::of_the_shared_sensor_is_closed",

@@ -8,6 +8,7 @@
 )]
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod chaos;
 mod command;
@@ -61,6 +62,8 @@ enum Task {
     Test(test::Args),
     /// Kill sensor and central node at random under load, and compare what arrived with what was done.
     Chaos(chaos::Args),
+    /// Measure: what delivery costs, in events, bytes, processor time and memory.
+    Bench(bench::Args),
     /// Fuzz what reads bytes from elsewhere, guided by coverage.
     Fuzz(fuzz::Args),
     /// Replay the recorded streams of tests/golden, or record them again.
@@ -106,6 +109,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Native(args) => native::run(&place, &args),
         Task::Receivers => receivers::run(&place).map(|()| true),
         Task::Test(args) => test::run(&place, &args),
+        Task::Bench(args) => bench::run(&place, &args),
         Task::Chaos(args) => chaos::run(&place, &args),
         Task::Fuzz(args) => fuzz::run(&place, &args),
         Task::Golden(args) => golden::run(&place, &args),

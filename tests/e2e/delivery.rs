@@ -39,10 +39,19 @@ pub(crate) struct Node {
     /// Port of the first start, kept at later ones.
     port: u16,
     child: Option<Child>,
+    /// Words before the program of its server, which run it in a network of its own.
+    wrapper: Vec<String>,
+    /// Where it listens.
+    host: String,
 }
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::behind(Vec::new(), "127.0.0.1")
+    }
+
+    /// A node whose server runs by these words, and listens at this address.
+    pub(crate) fn behind(wrapper: Vec<String>, host: &str) -> Self {
         let program = std::env::var_os("SENSOR_NODE_BIN").map(PathBuf::from);
         let program =
             program.unwrap_or_else(|| Place::here().sensor.with_file_name("central-node"));
@@ -58,6 +67,8 @@ impl Node {
             folder,
             port: 0,
             child: None,
+            wrapper,
+            host: host.to_owned(),
         };
         let made = node
             .command(&["certificates", "--agent", "new", "--folder"])
@@ -86,8 +97,12 @@ impl Node {
 
     pub(crate) fn start(&mut self) {
         let place = self.certificates();
-        let mut child = self
-            .command(&["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
+        let mut words: Vec<PathBuf> = self.wrapper.iter().map(PathBuf::from).collect();
+        words.push(self.program.clone());
+        let (program, rest) = words.split_first().unwrap();
+        let mut child = sensor_tests::trigger::command_in(&Place::here().outside, program)
+            .args(rest)
+            .args(["serve", "--listen", &format!("{}:{}", self.host, self.port)])
             .arg("--data")
             .arg(self.data())
             .arg("--certificate")
@@ -144,7 +159,7 @@ impl Node {
             .collect()
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let lines = self.lines(&["export"]);
         lines
             .into_iter()
@@ -170,15 +185,16 @@ impl Node {
     pub(crate) fn sensor_config(&self, state: &Path) -> String {
         let (certificate, key) = self.agent();
         format!(
-            "[state]\ndirectory = {state:?}\n[sink.node]\ntype = \"central_node\"\naddress = \"127.0.0.1:{}\"\n\
+            "[state]\ndirectory = {state:?}\n[sink.node]\ntype = \"central_node\"\naddress = \"{}:{}\"\n\
              ca_file = {:?}\ncertificate_file = {certificate:?}\nkey_file = {key:?}\nserver_name = \"localhost\"\n",
+            self.host,
             self.port,
             self.certificates().join("ca.pem"),
         )
     }
 
     /// Waits until the store has this run of the program.
-    fn wait_for(&self, mark: &str) {
+    pub(crate) fn wait_for(&self, mark: &str) {
         wait_for(
             &format!("{mark} at the node"),
             Place::here().patience() * 3,

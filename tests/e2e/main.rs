@@ -38,6 +38,7 @@ mod kafka;
 mod module_load;
 mod names;
 mod receivers_nats;
+mod network;
 mod scope;
 
 fn main() -> ExitCode {
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         names::TESTS,
         receivers_nats::TESTS,
         kafka::TESTS,
+        network::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

@@ -1,5 +1,6 @@
 //! What delivery costs: real events of this machine, from the kernel through sensor, spool and central node, on one box.
-//! `cargo xtask bench delivery` runs it; it measures, and fails only if an event is lost.
+//! `cargo xtask bench delivery` runs it; it measures, and fails only if an event is missing and
+//! was not counted.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -25,6 +26,8 @@ pub(crate) const TESTS: &[Test] = &[Test::on_host(
 pub(crate) const SECONDS: &str = "SENSOR_BENCH_SECONDS";
 /// Threads that make the load: one more than is idle on two processors.
 const THREADS: usize = 3;
+/// Time after which a packet is sealed, and some more.
+const SEALED: Duration = Duration::from_secs(6);
 /// Different programs that run.
 const PROGRAMS: usize = 40;
 
@@ -106,6 +109,7 @@ fn load(time: Duration, work: &(impl Fn(u64) + Sync)) -> u64 {
 struct Measured {
     what: &'static str,
     kinds: &'static [&'static str],
+    offered: u64,
     events: u64,
     bytes: u64,
     seconds: f64,
@@ -184,6 +188,7 @@ fn delivery() {
         rows.push(Measured {
             what,
             kinds,
+            offered: done,
             events: after.events(kinds) - before.events(kinds),
             bytes: after.bytes - before.bytes,
             seconds,
@@ -202,8 +207,17 @@ fn delivery() {
     });
     let end = sensor.stop();
     let ledger = end.assert_clean();
-    for kind in ["exec", "exit", "file_create", "connect"] {
-        assert_eq!(ledger.lost(kind), 0, "{kind}: {:#}", ledger.0);
+    for row in &rows {
+        // More than a machine can take is offered: what is not there was counted.
+        let lost: u64 = row.kinds.iter().map(|kind| ledger.lost(kind)).sum();
+        assert!(
+            row.events + lost >= row.offered,
+            "{}: {} of {}, {lost} lost: {:#}",
+            row.what,
+            row.events,
+            row.offered,
+            ledger.0
+        );
     }
     show(&rows, peak);
 }
@@ -211,15 +225,16 @@ fn delivery() {
 /// A table as docs/delivery.md has it.
 fn show(rows: &[Measured], peak: (u64, u64)) {
     println!(
-        "| load | events | events/s | bytes/event on the wire | sensor, us CPU/event | node, us CPU/event |"
+        "| load | offered | delivered | delivered/s | bytes/event on the wire | sensor, us CPU/event | node, us CPU/event |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for row in rows {
         let events = row.events as f64;
         println!(
-            "| {} ({}) | {} | {:.0} | {:.1} | {:.1} | {:.1} |",
+            "| {} ({}) | {} | {} | {:.0} | {:.1} | {:.1} | {:.1} |",
             row.what,
             row.kinds.join(", "),
+            row.offered,
             row.events,
             events / row.seconds,
             row.bytes as f64 / events,

@@ -172,16 +172,17 @@ fn delivery() {
         let began = Instant::now();
         let done = work();
         let seconds = began.elapsed().as_secs_f64();
-        // Packets are sealed when they are full or some seconds old.
-        let after = wait_for(
-            "everything at the node",
-            Place::here().patience() * 4,
-            || {
-                let sink = Sink::now();
-                let arrived = sink.events(kinds) - before.events(kinds);
-                (sink.waiting == 0 && arrived >= done).then_some(sink)
-            },
-        );
+        // Packets are sealed when they are full or some seconds old: until then more may come.
+        let (mut last, mut same) = (Sink::now(), Instant::now());
+        let limit = Place::here().patience() * 4;
+        let after = wait_for("a node that has it all", limit, || {
+            let sink = Sink::now();
+            if sink.events(kinds) != last.events(kinds) || sink.waiting > 0 {
+                (last, same) = (sink, Instant::now());
+                return None;
+            }
+            (same.elapsed() > SEALED).then_some(sink)
+        });
         let now = [sensor.pid(), node.pid()].map(Cost::of);
         peak.0 = peak.0.max(now[0].resident_kib);
         peak.1 = peak.1.max(now[1].resident_kib);

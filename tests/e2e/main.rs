@@ -37,8 +37,8 @@ mod host;
 mod kafka;
 mod module_load;
 mod names;
-mod receivers_nats;
 mod network;
+mod receivers_nats;
 mod scope;
 
 fn main() -> ExitCode {

@@ -16,6 +16,7 @@ use serde::Deserialize as _;
 
 pub mod document;
 pub mod file;
+mod form;
 mod parse;
 pub mod rule;
 pub mod sink;
@@ -25,6 +26,7 @@ pub mod unit;
 
 pub use document::{docs_markdown, schema_json};
 pub use file::{BackendChoice, ConfigFile, OutputFormat};
+pub use form::Form;
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{

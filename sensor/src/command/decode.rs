@@ -12,8 +12,9 @@ use sensor_proto::v1::PacketBody;
 use crate::args::{DecodeArgs, DecodeFormat};
 use crate::command::Streams;
 use crate::command::run::chain;
+use crate::config::Form;
 use crate::exit::ExitStatus;
-use crate::format::packet::{self, Form};
+use crate::format::packet;
 use crate::spool::{Inspected, inspect};
 
 /// First bytes of a segment of the spool.

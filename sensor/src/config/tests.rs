@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::packet::Form;
+use crate::config::Form;
 
 struct Host(tempfile::TempDir);
 

@@ -4,17 +4,7 @@ use sensor_proto::packet::OpenedPacket;
 use sensor_proto::v1::{Agent, Event, Host};
 
 use super::{Complete, ecs, ocsf};
-
-/// Form of the lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// The sensor's own JSON.
-    Json,
-    /// Elastic Common Schema.
-    Ecs,
-    /// Open Cybersecurity Schema Framework.
-    Ocsf,
-}
+use crate::config::Form;
 
 /// Appends an event of the packet as one JSON object without line end: process, parent, ancestors, host and agent in place.
 pub fn write(form: Form, packet: &OpenedPacket, event: &Event, out: &mut Vec<u8>) {

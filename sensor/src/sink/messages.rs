@@ -16,7 +16,8 @@ use sensor_proto::v1::{Event, EventType};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::format::packet::{Form, write};
+use crate::config::Form;
+use crate::format::packet::write;
 use crate::sink::delivery::{Outcome, printable};
 use crate::spool::{Entry, PacketId};
 

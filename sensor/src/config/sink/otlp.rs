@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     HostPort, NOWHERE, ProxyConfig, RemoteConfig, SinkFormat, SinkTable, TlsConfig, proxy,
 };
+use crate::config::Form;
 use crate::config::{Checks, ConfigProblem};
-use crate::format::packet::Form;
 
 /// Requests on the way at once: enough for a receiver on another continent at some megabytes a second each.
 pub const OTLP_REQUESTS: usize = 4;

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{HostPort, NOWHERE, SinkTable, TlsConfig, connect_time, host_port, tls};
+use crate::config::Form;
 use crate::config::{Checks, ConfigProblem};
-use crate::format::packet::Form;
 
 /// Members of a cluster that are named; it tells of the others itself.
 const MAX_ADDRESSES: usize = 16;

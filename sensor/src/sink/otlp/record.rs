@@ -27,8 +27,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::config::Form;
 use crate::config::OtlpProtocol;
-use crate::format::packet::{Form, write};
+use crate::format::packet::write;
 use crate::sink::delivery::printable;
 use crate::spool::Entry;
 

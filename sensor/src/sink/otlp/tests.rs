@@ -40,8 +40,8 @@ use tonic::Status;
 
 use super::verdict::{Delay, Detail, RetryInfo, RpcStatus};
 use super::*;
+use crate::config::Form;
 use crate::config::{HostPort, ReceiverConfig, SinkConfig, TlsConfig};
-use crate::format::packet::Form;
 use crate::sink::delivery::State;
 use crate::sink::delivery::tests::{Host, LONG, Pki, check_account, start, wait};
 use crate::spool::{Counts, Entry, Stream};

@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
 /// Rounds of [`chaos`] where nobody asks for more ($SENSOR_CHAOS_ROUNDS).
 const ROUNDS: u64 = 10;
 /// Programs that run in a round, before and after something is killed.
-const PROGRAMS: u64 = 30;
+pub(crate) const PROGRAMS: u64 = 30;
 /// The program whose runs are counted.
 const PROGRAM: &str = "/bin/true";
 

@@ -38,6 +38,7 @@ mod kafka;
 mod module_load;
 mod names;
 mod network;
+mod otlp;
 mod receivers_nats;
 mod scope;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         receivers_nats::TESTS,
         kafka::TESTS,
         network::TESTS,
+        otlp::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

@@ -214,8 +214,9 @@ struct Runs(BTreeMap<(String, &'static str), BTreeSet<String>>);
 
 /// The mark among the arguments of a run.
 fn mark_in(body: &str) -> Option<String> {
-    let rest = &body[body.find("Str(otlp-")? + 4..];
-    Some(rest[..rest.find(')')?].to_owned())
+    let (_, rest) = body.split_once("Str(otlp-")?;
+    let (number, _) = rest.split_once(')')?;
+    Some(format!("otlp-{number}"))
 }
 
 /// Whether something that was sent to this port lies unread.

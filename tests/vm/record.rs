@@ -6,9 +6,7 @@
 //! this program from a folder in /tmp with an environment of their own, and the header's boot id and clock are replaced.
 #![forbid(unsafe_code)]
 #![expect(
-    clippy::expect_used,
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a test ends by panicking, at the line where it went wrong"
 )]
 #![expect(

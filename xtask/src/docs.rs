@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::apt::write_if_changed;
-use crate::command::output;
+use crate::command::{output, run_shown};
 use crate::matrix::{Kernel, Matrix};
 use crate::place::Place;
 
@@ -63,6 +63,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
     if args.check {
         return check(place);
     }
+    build(place)?;
     for (page, package, example, argument) in PAGES {
         let text = print(place, package, example, argument)?;
         if write_if_changed(&place.root.join(page), &text)? {
@@ -127,6 +128,7 @@ fn tables(kernels: &[Kernel]) -> String {
 
 /// Fails if a page differs from what is printed now.
 pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
+    build(place)?;
     let mut stale = Vec::new();
     for (page, package, example, argument) in PAGES {
         let old = fs::read_to_string(place.root.join(page)).unwrap_or_default();
@@ -143,22 +145,18 @@ pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(place: &Place, package: &str, example: &str, argument: &str) -> anyhow::Result<String> {
-    output(
+/// Builds what prints, as `cargo test --workspace` has built it: naming one crate would compile everything below it again.
+fn build(place: &Place) -> anyhow::Result<()> {
+    run_shown(
         Command::new("cargo")
-            .args([
-                "run",
-                "--quiet",
-                "--locked",
-                "--package",
-                package,
-                "--example",
-                example,
-            ])
-            .args(["--", argument])
+            .args(["build", "--quiet", "--locked", "--workspace", "--examples"])
             .current_dir(&place.root),
     )
-    .with_context(|| format!("example {example} of {package}"))
+}
+
+fn print(place: &Place, package: &str, example: &str, argument: &str) -> anyhow::Result<String> {
+    output(Command::new(place.target.join("debug/examples").join(example)).arg(argument))
+        .with_context(|| format!("example {example} of {package}"))
 }
 
 #[cfg(test)]

@@ -63,8 +63,8 @@ impl ContainerTools {
                 found
                     .python()?
                     .args(["-m", "pip", "--quiet", "--disable-pip-version-check"])
-                    .args(["--root-user-action", "ignore"])
-                    .args(["install", "--no-deps", "--only-binary", ":all:"])
+                    .args(["install", "--root-user-action", "ignore"])
+                    .args(["--no-deps", "--only-binary", ":all:"])
                     .args(["--no-compile", "--target"])
                     .arg(fresh.path())
                     .args(PYTHON_PACKAGES),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use sensor_tests::harness::{Options, Sensor};
+use sensor_tests::harness::{Options, Sensor, end_shared};
 use sensor_tests::place::Place;
 use sensor_tests::runner::Test;
 use sensor_tests::wait_for;
@@ -112,6 +112,8 @@ fn opened(watch: &OwnedFd) -> usize {
 }
 
 fn without_name_service() {
+    // One sensor at a time.
+    end_shared();
     let mut replaced = vec![
         Replaced::new(
             "/etc/nsswitch.conf",

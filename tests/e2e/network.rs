@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sensor_tests::harness::{Options, Sensor, run_to_end};
+use sensor_tests::harness::{Options, Sensor, end_shared, run_to_end};
 use sensor_tests::place::Place;
 use sensor_tests::runner::Test;
 use sensor_tests::wait_for;
@@ -82,6 +82,8 @@ fn sink() -> Value {
 }
 
 fn cut() {
+    // One sensor at a time.
+    end_shared();
     let seconds = std::env::var("SENSOR_CUT_SECONDS")
         .map_or(SECONDS, |seconds| seconds.parse().expect("seconds"));
     let (here, there) = (Namespace::new(), Namespace::new());

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::ffi::OsString;
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -21,15 +22,21 @@ mod tests {
         fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// Every document, by path from the root.
+    /// Every document, by path from the root: those at the root, those below `docs`, `packaging` and `tests`.
     fn documents() -> Vec<String> {
         let mut found = Vec::new();
-        for folder in ["", "docs", "docs/decisions"] {
-            for entry in fs::read_dir(root().join(folder)).unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                if name.ends_with(".md") {
-                    let path = Path::new(folder).join(name);
-                    found.push(path.to_str().unwrap().to_owned());
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(root().join(&folder)).unwrap() {
+                let entry = entry.unwrap();
+                let path = folder.join(entry.file_name());
+                let name = path.to_str().unwrap().to_owned();
+                let below = !folder.as_os_str().is_empty()
+                    || ["docs", "packaging", "tests"].contains(&name.as_str());
+                if entry.file_type().unwrap().is_dir() && below {
+                    folders.push(path);
+                } else if name.ends_with(".md") {
+                    found.push(name);
                 }
             }
         }
@@ -37,17 +44,21 @@ mod tests {
         found
     }
 
-    /// The text without blocks of code.
-    fn prose(text: &str) -> String {
+    /// The text without blocks of code, or these alone.
+    fn parts(text: &str, blocks: bool) -> String {
         let mut inside = false;
         text.lines()
             .filter(|line| {
                 let fence = line.trim_start().starts_with("```");
                 inside ^= fence;
-                !fence && !inside
+                !fence && inside == blocks
             })
             .collect::<Vec<_>>()
             .join("\n")
+    }
+
+    fn prose(text: &str) -> String {
+        parts(text, false)
     }
 
     /// What stands between backticks.
@@ -89,7 +100,8 @@ mod tests {
                 if !path.exists() {
                     wrong.push(format!("{document}: {target}"));
                 } else if !section.is_empty() {
-                    let headings = fs::read_to_string(&path).unwrap();
+                    // A line of a block of code may begin with `#`, too.
+                    let headings = prose(&fs::read_to_string(&path).unwrap());
                     let known: BTreeSet<String> = headings
                         .lines()
                         .filter(|line| line.starts_with('#'))
@@ -127,7 +139,14 @@ mod tests {
         let mut wrong = Vec::new();
         let mut seen = 0;
         for document in documents() {
-            for word in quoted(&read(&document)) {
+            let text = read(&document);
+            let blocks = parts(&text, true);
+            // In blocks a name that ends in `.md` or `.rs` may be somebody else's.
+            let typed = blocks
+                .split_ascii_whitespace()
+                .filter(|word| word.contains('/'))
+                .map(str::to_owned);
+            for word in quoted(&text).into_iter().chain(typed) {
                 if is_path(&word, &top) {
                     seen += 1;
                     if !root().join(&word).exists() {
@@ -142,6 +161,90 @@ mod tests {
             "paths that are not:\n{}",
             wrong.join("\n")
         );
+    }
+
+    /// Commands of this program in blocks for a shell: what stands after its name, without what the shell makes of the rest.
+    fn commands(program: &str) -> Vec<(String, Vec<String>)> {
+        let mut found = Vec::new();
+        for document in documents() {
+            let text = read(&document);
+            let mut in_shell = false;
+            let mut here: Option<String> = None;
+            let mut line = String::new();
+            for piece in text.lines() {
+                let piece = piece.trim();
+                if piece.starts_with("```") {
+                    in_shell = !in_shell && piece == "```sh";
+                    continue;
+                }
+                if let Some(end) = &here {
+                    if piece == end {
+                        here = None;
+                    }
+                    continue;
+                }
+                if !in_shell {
+                    continue;
+                }
+                line.push_str(piece);
+                if let Some(goes_on) = line.strip_suffix('\\') {
+                    line = goes_on.to_owned();
+                    continue;
+                }
+                let whole = std::mem::take(&mut line);
+                if let Some((_, end)) = whole.split_once("<<") {
+                    here = Some(end.trim_matches('\'').to_owned());
+                }
+                for command in whole.split('|') {
+                    let words: Vec<&str> = command
+                        .split_ascii_whitespace()
+                        .take_while(|word| !word.starts_with(['#', '>', '&', ';']))
+                        .collect();
+                    let mut words = words.into_iter().skip_while(|word| *word == "sudo");
+                    let named = words.next().and_then(|word| word.rsplit('/').next());
+                    if named == Some(program) {
+                        let words = words.map(|word| word.trim_matches('\'').to_owned());
+                        found.push((format!("{document}: {}", command.trim()), words.collect()));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn commands_of_the_sensor_are_understood() {
+        let found = commands("sensor");
+        assert!(found.len() > 10, "only {found:?}: is the search broken?");
+        for (place, words) in found {
+            let words = std::iter::once("sensor".to_owned()).chain(words);
+            if let Err(error) = sensor::args::parse(words.map(OsString::from)) {
+                panic!("{place}\n{error}");
+            }
+        }
+    }
+
+    /// By the names in the declaration of its command line; values are not looked at.
+    #[test]
+    fn commands_of_the_central_node_are_declared() {
+        let declared = read("central-node/src/args.rs");
+        let found = commands("central-node");
+        assert!(found.len() > 10, "only {found:?}: is the search broken?");
+        for (place, words) in found {
+            let subcommand = words.first().unwrap_or_else(|| panic!("{place}"));
+            let (initial, rest) = subcommand.split_at(1);
+            let variant = format!("    {}{rest}(", initial.to_uppercase());
+            assert!(declared.contains(&variant), "{place}: no {subcommand}");
+            for flag in words.iter().filter_map(|word| word.strip_prefix("--")) {
+                let field = format!("{}: ", flag.replace('-', "_"));
+                let renamed = format!("long = \"{flag}\"");
+                let known = declared.lines().any(|line| {
+                    let line = line.trim_start();
+                    line.trim_start_matches("pub ").starts_with(&field) || line.contains(&renamed)
+                });
+                assert!(known, "{place}: no --{flag}");
+            }
+        }
     }
 
     #[test]

@@ -196,11 +196,10 @@ mod tests {
                     here = Some(end.trim_matches('\'').to_owned());
                 }
                 for command in whole.split('|') {
-                    let words: Vec<&str> = command
+                    let mut words = command
                         .split_ascii_whitespace()
                         .take_while(|word| !word.starts_with(['#', '>', '&', ';']))
-                        .collect();
-                    let mut words = words.into_iter().skip_while(|word| *word == "sudo");
+                        .skip_while(|word| *word == "sudo");
                     let named = words.next().and_then(|word| word.rsplit('/').next());
                     if named == Some(program) {
                         let words = words.map(|word| word.trim_matches('\'').to_owned());

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -398,14 +399,9 @@ impl Sensor {
             std::mem::take(&mut said.events),
             std::mem::take(&mut said.log),
         );
-        let ledger = log
-            .iter()
-            .rev()
-            .find_map(|line| line.strip_prefix(LEDGER))
-            .map(|text| Ledger(serde_json::from_str(text).expect("the ledger is JSON")));
         End {
             status,
-            ledger,
+            ledger: ledger_in(&log),
             log,
             events,
         }
@@ -414,11 +410,45 @@ impl Sensor {
 
 impl Drop for Sensor {
     fn drop(&mut self) {
-        // A test that failed leaves it running.
-        if let Ok(None) = self.child.try_wait() {
-            drop((self.child.kill(), self.child.wait()));
+        // A test that failed leaves it running. Its account says what the kernel kept from it.
+        let Ok(None) = self.child.try_wait() else {
+            return;
+        };
+        self.signal(Signal::SIGINT);
+        let deadline = Instant::now() + LAST_WORDS;
+        while Instant::now() < deadline && !self.shared.lock().log_ended {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop((self.child.kill(), self.child.wait()));
+        if let Some(ledger) = ledger_in(&self.shared.lock().log) {
+            SKIPPED.fetch_add(ledger.unseen(""), Ordering::Relaxed);
         }
     }
+}
+
+/// How long a sensor whose test has failed may take to give its account.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+/// Programs that the kernel skipped below sensors whose tests failed, as their accounts say.
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many programs at most the kernel has skipped below the sensors of a test that failed, by their own accounts. It ends the
+/// sensor that tests share.
+pub fn skipped_by_the_kernel() -> u64 {
+    drop(
+        SHARED
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take(),
+    );
+    SKIPPED.swap(0, Ordering::Relaxed)
+}
+
+/// The account at the end of a log.
+fn ledger_in(log: &[String]) -> Option<Ledger> {
+    log.iter()
+        .rev()
+        .find_map(|line| line.strip_prefix(LEDGER))
+        .map(|text| Ledger(serde_json::from_str(text).expect("the ledger is JSON")))
 }
 
 impl Shared {

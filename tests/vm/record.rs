@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let last = Test::new("record::folder_is_removed", || {
         fs::remove_dir_all(FOLDER).unwrap();
     });
-    let code = runner::run(&tests, &words, place, last);
+    let code = runner::run(&tests, &words, place, last, || 0);
     place.leave();
     ExitCode::from(code)
 }

@@ -17,6 +17,7 @@ use serde::Deserialize as _;
 pub mod document;
 pub mod file;
 mod form;
+pub mod metrics;
 mod parse;
 pub mod rule;
 pub mod sink;
@@ -27,6 +28,7 @@ pub mod unit;
 pub use document::{docs_markdown, schema_json};
 pub use file::{BackendChoice, ConfigFile, OutputFormat};
 pub use form::Form;
+pub use metrics::MetricsAddress;
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{
@@ -87,6 +89,8 @@ pub struct Config {
     pub spool: SpoolLimits,
     /// Receivers of packets, by name.
     pub sinks: BTreeMap<String, SinkConfig>,
+    /// Where the sensor answers for itself.
+    pub metrics: Option<MetricsAddress>,
     /// Filter rules, in order; not compiled yet.
     pub rules: Vec<FilterRule>,
 }
@@ -332,6 +336,12 @@ pub enum ConfigProblem {
     /// Not `host:port`.
     #[error("`{}` is not host:port", .0.escape_default())]
     NotAnAddress(String),
+    /// Neither an address with a port nor a socket.
+    #[error("`{}` is neither address:port nor unix:/path", .0.escape_default())]
+    NotAListener(String),
+    /// An address that others can reach, unasked for.
+    #[error("{0} is not a loopback address; `metrics.remote = true` allows others")]
+    NotLoopback(std::net::IpAddr),
     /// Not a digest of a key.
     #[error("`{}` is not 64 hexadecimal digits", .0.escape_default())]
     NotAPin(String),
@@ -1024,6 +1034,7 @@ impl TryFrom<ConfigFile> for Config {
                 .absolute("state.directory", Some(file.state.directory))
                 .unwrap_or_default(),
             spool: spool::check(&file.spool, &mut checks),
+            metrics: metrics::check(file.metrics, &mut checks),
             sinks,
             rules,
         };

@@ -15,6 +15,7 @@ pub mod format;
 pub mod kernel;
 pub mod ledger;
 pub mod loader;
+pub mod metrics;
 pub mod notify;
 pub mod packet;
 pub mod pipeline;

@@ -333,6 +333,24 @@ pub enum Unseen {
     Unobservable,
 }
 
+/// What the kernel counts of the programs that it skipped, each with its name; for kprobes and kretprobes it has a counter that
+/// it shows nobody.
+#[derive(Debug)]
+pub struct Skips(Vec<(&'static str, Option<OwnedFd>)>);
+
+impl Skips {
+    /// What each program may have missed until now (`recursion_misses`).
+    #[must_use]
+    pub fn read(&self) -> Vec<(&'static str, Unseen)> {
+        let read = |program: &OwnedFd| sys::recursion_misses(program.as_fd()).ok().flatten();
+        let programs = self.0.iter().map(|(name, program)| {
+            let misses = program.as_ref().and_then(read);
+            (*name, misses.map_or(Unseen::Unobservable, Unseen::AtMost))
+        });
+        programs.collect()
+    }
+}
+
 /// A loaded and attached object. Everything is detached when it is dropped.
 #[derive(Debug)]
 pub struct Loaded {
@@ -370,26 +388,25 @@ impl Loaded {
         self.passes.saturating_sub(1)
     }
 
-    /// What each attached program may have missed (`recursion_misses`); for kprobes and kretprobes the kernel has a
-    /// further counter that it shows nobody.
-    #[must_use]
-    pub fn unseen(&self) -> Vec<(&'static str, Unseen)> {
-        self.coverage
-            .programs()
-            .into_iter()
-            .map(|attached| {
-                let unseen = match attached.attach {
-                    Attach::Kprobe(_) | Attach::Kretprobe(_) => Unseen::Unobservable,
-                    Attach::Tracepoint(_) | Attach::Fentry(_) | Attach::Fexit(_) => self
-                        .ebpf
-                        .program(attached.program)
-                        .and_then(|program| program.fd().ok())
-                        .and_then(|fd| sys::recursion_misses(fd.as_fd()).ok().flatten())
-                        .map_or(Unseen::Unobservable, Unseen::AtMost),
-                };
-                (attached.program, unseen)
-            })
-            .collect()
+    /// Handles to the kernel's own counters of the programs that are attached now, which outlive the attachment.
+    ///
+    /// # Errors
+    /// dup(2) of a program's descriptor.
+    pub fn skips(&self) -> io::Result<Skips> {
+        let programs = self.coverage.programs().into_iter();
+        let counters = programs.map(|attached| {
+            let program = match attached.attach {
+                Attach::Kprobe(_) | Attach::Kretprobe(_) => None,
+                Attach::Tracepoint(_) | Attach::Fentry(_) | Attach::Fexit(_) => self
+                    .ebpf
+                    .program(attached.program)
+                    .and_then(|program| program.fd().ok())
+                    .map(|fd| fd.as_fd().try_clone_to_owned())
+                    .transpose()?,
+            };
+            Ok((attached.program, program))
+        });
+        counters.collect::<io::Result<_>>().map(Skips)
     }
 
     /// Takes a kind of record out of service: its programs are detached unless another kind needs them.

@@ -219,6 +219,36 @@ impl ProcessDir {
         Ok(Stat::parse(&self.read("stat", STAT_MAX_BYTES)?)?)
     }
 
+    /// Resident memory in bytes, what is mapped from rings and files too: the second number of `statm`.
+    ///
+    /// # Errors
+    /// [`ProcError`], by what failed.
+    pub fn resident_bytes(&self) -> Result<u64, ProcError> {
+        let bytes = self.read("statm", STAT_MAX_BYTES)?;
+        let pages = parse::resident_pages(&bytes)?;
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
+        Ok(pages.saturating_mul(page))
+    }
+
+    /// How many descriptors are open: entries of `fd`.
+    ///
+    /// # Errors
+    /// [`ProcError`], by what failed.
+    pub fn open_descriptors(&self) -> Result<usize, ProcError> {
+        let fail = |errno| ProcError::new("fd", errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&self.folder, "fd", flags, Mode::empty()).map_err(fail)?;
+        let mut count = 0;
+        for entry in Dir::new(folder).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if !entry.file_name().to_bytes().starts_with(b".") {
+                count += 1;
+            }
+        }
+        // The one that the folder was read with.
+        Ok(usize::saturating_sub(count, 1))
+    }
+
     /// `status`: users, groups, capabilities, pid in its own namespace.
     ///
     /// # Errors

@@ -20,7 +20,8 @@ use crate::exit::ExitStatus;
 use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::ledger::{KernelAccount, Ledger, QUEUE_FULL, Row, SELF_TEST, SinkAccount};
-use crate::loader::{self, Counters, LoadError, LogObject};
+use crate::loader::{self, Counters, LoadError, LogObject, Skips};
+use crate::metrics;
 use crate::notify::Notifier;
 use crate::packet::outlet::Account;
 use crate::pipeline::Pipeline;
@@ -200,8 +201,11 @@ pub fn live(
         .as_ref()
         .zip(opening.as_ref())
         .map(|(context, opening)| {
-            let (kernel, reader) = (Arc::clone(&kernel.counters), Arc::clone(&counters));
-            let account = Account(Box::new(move |ledger| account(ledger, &kernel, &reader)));
+            let (skips, reader) = (Arc::clone(&kernel.skips), Arc::clone(&counters));
+            let kernel = Arc::clone(&kernel.counters);
+            let account = Account(Box::new(move |ledger| {
+                account(ledger, &kernel, &skips, &reader);
+            }));
             (context, opening, account)
         });
     let pipeline = build::pipeline(
@@ -258,14 +262,22 @@ pub fn live(
         .map_err(RunError::start("control socket"))?;
     let socket = control::Server::start(&socket, asker.control())
         .map_err(RunError::start("control socket"))?;
+    let metrics = config
+        .metrics
+        .clone()
+        .map(|address| metrics::Server::start(address, asker.status()))
+        .transpose()
+        .map_err(RunError::start("metrics"))?;
     let desk = Desk {
         config,
         reload,
         pipeline: &control,
         kernel: &kernel.counters,
+        skips: &kernel.skips,
         reader: &counters,
         hooks: kernel.loaded.coverage().brief(),
         clock: &clock,
+        proc: &proc,
         began,
         context: context.as_ref(),
         delivery: delivery.as_ref(),
@@ -323,8 +335,7 @@ pub fn live(
     service.stopping();
     // Questions from here on find nobody.
     drop(questions);
-    drop(socket);
-    let unseen = kernel.loaded.unseen();
+    drop((socket, metrics));
     // No hook fires from here on.
     drop(kernel.loaded);
     reader.stop();
@@ -333,8 +344,7 @@ pub fn live(
     let (mut ledger, sink) = thread
         .join()
         .map_err(|_panic| RunError::Panicked("pipeline"))?;
-    skipped(&mut ledger, unseen);
-    account(&mut ledger, &kernel.counters, &counters);
+    account(&mut ledger, &kernel.counters, &kernel.skips, &counters);
     let unwritten = close(&mut ledger, sink);
     drop(keeper);
     if let Some(context) = &context {
@@ -423,7 +433,6 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
             Wake::Timeout | Wake::Reload | Wake::Statistics | Wake::Bell => {}
         }
     }
-    let unseen = kernel.loaded.unseen();
     drop(kernel.loaded);
     reader.stop();
     let read = reader.join();
@@ -435,8 +444,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     } = thread
         .join()
         .map_err(|_panic| RunError::Panicked("recorder"))??;
-    skipped(&mut ledger, unseen);
-    account(&mut ledger, &kernel.counters, &counters);
+    account(&mut ledger, &kernel.counters, &kernel.skips, &counters);
     let footer = footer(&ledger, &kernel.counters, &counters)?;
     read?;
     recorder.finish(&footer)?;
@@ -641,17 +649,6 @@ fn drive(
     (ledger, output.into_sink())
 }
 
-/// Enters what the kernel itself skipped.
-fn skipped(ledger: &mut Ledger, unseen: Vec<(&'static str, loader::Unseen)>) {
-    for (program, misses) in unseen {
-        let misses = match misses {
-            loader::Unseen::AtMost(misses) => Some(misses),
-            loader::Unseen::Unobservable => None,
-        };
-        ledger.unseen(program, misses);
-    }
-}
-
 fn attempts(pipeline: &mut Pipeline, table: &mut loader::ConnectingTable, age: Duration) {
     let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
     match table.older_than(pipeline.now(), age, ATTEMPTS_PER_ROUND) {
@@ -660,8 +657,15 @@ fn attempts(pipeline: &mut Pipeline, table: &mut loader::ConnectingTable, age: D
     }
 }
 
-/// Enters what kernel and reader have counted.
-fn account(ledger: &mut Ledger, kernel: &Counters, reader: &ReaderCounters) {
+/// Enters what kernel and reader have counted, and what the kernel itself skipped.
+fn account(ledger: &mut Ledger, kernel: &Counters, skips: &Skips, reader: &ReaderCounters) {
+    for (program, misses) in skips.read() {
+        let misses = match misses {
+            loader::Unseen::AtMost(misses) => Some(misses),
+            loader::Unseen::Unobservable => None,
+        };
+        ledger.unseen(program, misses);
+    }
     match kernel.read() {
         Ok(table) => {
             for kind in RecordKind::ALL {

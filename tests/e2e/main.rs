@@ -35,6 +35,7 @@ mod flood;
 mod formats;
 mod host;
 mod kafka;
+mod metrics;
 mod module_load;
 mod names;
 mod network;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         kafka::TESTS,
         network::TESTS,
         otlp::TESTS,
+        metrics::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

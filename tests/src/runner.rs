@@ -108,13 +108,13 @@ const ATTEMPTS: u32 = 3;
 /// Runs a test; gives what to say of it. In a guest, a test that failed runs again if the kernel skipped programs below its
 /// sensor, which happens on kernels that preempt (decision 0015) and is counted: the events are unseen, and the test can say
 /// nothing of them. It has failed if it does not pass in the end.
-fn attempt(test: &Test, place: &Place, skipped: fn() -> u64) -> Result<String, String> {
+fn attempt(test: &Test, guest: bool, skipped: fn() -> u64) -> Result<String, String> {
     let mut told = String::new();
     for _ in 0..ATTEMPTS {
         if std::panic::catch_unwind(AssertUnwindSafe(test.run)).is_ok() {
             return Ok(format!("ok{told}"));
         }
-        let count = if place.guest { skipped() } else { 0 };
+        let count = if guest { skipped() } else { 0 };
         if count == 0 {
             break;
         }
@@ -164,7 +164,7 @@ pub fn run(
             ignored += 1;
             format!("ignored, {reason}")
         } else {
-            match attempt(test, place, skipped) {
+            match attempt(test, place.guest, skipped) {
                 Ok(said) => {
                     passed += 1;
                     said
@@ -189,4 +189,40 @@ pub fn run(
         begun.elapsed().as_secs_f64()
     );
     if failed.is_empty() { 0 } else { 101 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_test_runs_again_only_where_the_kernel_skipped_programs() {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let second = Test::new("passes the second time", || {
+            assert!(RUNS.fetch_add(1, Ordering::Relaxed) > 0, "the first time");
+        });
+        let said = attempt(&second, true, || 3);
+        assert_eq!(
+            said,
+            Ok("ok (again: the kernel had skipped at most 3 programs)".to_owned())
+        );
+        for (guest, skipped) in [(true, (|| 0) as fn() -> u64), (false, || 3)] {
+            RUNS.store(0, Ordering::Relaxed);
+            assert_eq!(attempt(&second, guest, skipped), Err("FAILED".to_owned()));
+            assert_eq!(RUNS.load(Ordering::Relaxed), 1, "it ran once");
+        }
+    }
+
+    #[test]
+    fn a_test_that_never_passes_has_failed() {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let never = Test::new("never passes", || {
+            RUNS.fetch_add(1, Ordering::Relaxed);
+            panic!("as always");
+        });
+        attempt(&never, true, || 1).unwrap_err();
+        assert_eq!(RUNS.load(Ordering::Relaxed), ATTEMPTS);
+    }
 }

@@ -26,8 +26,8 @@ mod tests {
             "spool",
         ],
         &[
-            "control", "enrich", "filter", "loader", "packet", "probe", "reader", "selftest",
-            "sink",
+            "control", "enrich", "filter", "loader", "metrics", "packet", "probe", "reader",
+            "selftest", "sink",
         ],
         &["pipeline", "run"],
         &["args", "command", "main"],

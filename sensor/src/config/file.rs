@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::metrics::MetricsTable;
 use crate::config::rule::FilterRule;
 use crate::config::sink::SinkTable;
 use crate::config::spool::SpoolTable;
@@ -52,6 +53,8 @@ pub struct ConfigFile {
     /// up another. See [delivery.md](delivery.md).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sink: BTreeMap<String, SinkTable>,
+    /// How the sensor itself is watched.
+    pub metrics: MetricsTable,
     /// Which events are dropped or merged on purpose. Rules are read again on SIGHUP; every other change needs a restart.
     pub filter: FilterTable,
 }

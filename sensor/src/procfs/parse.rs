@@ -368,6 +368,20 @@ pub fn uuid(what: &'static str, bytes: &[u8]) -> Result<[u8; 16], Malformed> {
         })
 }
 
+/// `/proc/PID/statm` (`proc_pid_statm(5)`): resident pages, the second number.
+///
+/// # Errors
+/// [`Malformed`] if there is none.
+pub fn resident_pages(bytes: &[u8]) -> Result<u64, Malformed> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let field = text.split_ascii_whitespace().nth(1);
+    let pages = field.and_then(|field| field.parse().ok());
+    pages.ok_or(Malformed {
+        what: "statm",
+        place: "resident",
+    })
+}
+
 /// `btime` of `/proc/stat`: when the host was booted, in whole seconds since 1970.
 ///
 /// # Errors

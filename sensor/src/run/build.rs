@@ -22,7 +22,7 @@ use crate::filter::Filter;
 use crate::kernel::feature::Features;
 use crate::loader::{
     self, ConnectingTable, Counters, Coverage, Handles, LoadOptions, Loaded, ProgramLog, Scope,
-    Watch,
+    Skips, Watch,
 };
 use crate::packet::Packets;
 use crate::packet::outlet::Account;
@@ -55,6 +55,8 @@ pub(super) struct Kernel {
     pub(super) scope: Option<Scope>,
     /// Counters of the programs.
     pub(super) counters: Arc<Counters>,
+    /// What the kernel counts of programs that it skipped.
+    pub(super) skips: Arc<Skips>,
     /// TCP connects under way.
     pub(super) connecting: ConnectingTable,
     /// The self-test's child, whose events are no news.
@@ -158,10 +160,14 @@ pub(super) fn kernel(
             }
         }
     }
+    let skips = loaded
+        .skips()
+        .map_err(RunError::start("counters of the programs"))?;
     let kernel = Kernel {
         loaded,
         scope,
         counters: Arc::new(counters),
+        skips: Arc::new(skips),
         connecting,
         child_tgid: report.child_tgid,
         self_test_passed: [&report.exec, &report.exit]

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::{Value, json};
 
 use super::signal::Bell;
@@ -14,7 +16,9 @@ use crate::clock::Clock;
 use crate::config::{Config, FilterSettings, SettingsSource};
 use crate::control::{Answer, Request};
 use crate::ledger::{Ledger, Row};
-use crate::loader::Counters;
+use crate::loader::{Counters, Skips};
+use crate::metrics;
+use crate::procfs::Proc;
 use crate::reader::ReaderCounters;
 use crate::sink::delivery::{Context, Delivery, Health};
 use crate::sink::synchronize::{Apply, SettingsReport};
@@ -87,6 +91,12 @@ impl Asker {
         })
     }
 
+    /// For the metrics.
+    pub(super) fn status(&self) -> metrics::Status {
+        let asker = self.clone();
+        Arc::new(move || asker.ask(Ask::Status))
+    }
+
     /// For the synchronisation with the central node.
     pub(super) fn apply(&self) -> Apply {
         let asker = self.clone();
@@ -116,9 +126,11 @@ pub(super) struct Desk<'d> {
     pub(super) reload: Reload<'d>,
     pub(super) pipeline: &'d SyncSender<Control>,
     pub(super) kernel: &'d Counters,
+    pub(super) skips: &'d Skips,
     pub(super) reader: &'d ReaderCounters,
     pub(super) hooks: String,
     pub(super) clock: &'d Clock,
+    pub(super) proc: &'d Proc,
     pub(super) began: Instant,
     pub(super) context: Option<&'d Context>,
     pub(super) delivery: Option<&'d Delivery>,
@@ -164,8 +176,46 @@ impl Desk<'_> {
         let (sender, answer) = sync_channel(1);
         self.pipeline.try_send(Control::Ledger(sender)).ok()?;
         let mut ledger = *answer.recv_timeout(PATIENCE).ok()?;
-        account(&mut ledger, self.kernel, self.reader);
+        account(&mut ledger, self.kernel, self.skips, self.reader);
         Some(ledger)
+    }
+
+    /// What the sensor takes of the machine; what cannot be had is left out.
+    fn process(&self) -> Value {
+        let mut process = serde_json::Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            process.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        let seconds = |time: TimeVal| {
+            Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or_default())
+                .as_secs_f64()
+        };
+        let usage = getrusage(UsageWho::RUSAGE_SELF);
+        let cpu = usage.map(|usage| seconds(usage.user_time()) + seconds(usage.system_time()));
+        put("cpu_seconds", cpu.ok().map(Value::from));
+        let own = self.proc.own().ok();
+        let own = own.as_ref();
+        put(
+            "resident_memory_bytes",
+            own.and_then(|own| own.resident_bytes().ok())
+                .map(Value::from),
+        );
+        put(
+            "open_fds",
+            own.and_then(|own| own.open_descriptors().ok())
+                .map(Value::from),
+        );
+        let ticks = own
+            .and_then(|own| own.stat().ok())
+            .map(|stat| stat.start_ticks);
+        let started = ticks.zip(self.proc.boot_time_seconds().ok());
+        let started = started.map(|(ticks, booted)| {
+            Value::from(
+                booted.saturating_add(ticks / rustix::param::clock_ticks_per_second().max(1)),
+            )
+        });
+        put("start_time_seconds", started);
+        Value::Object(process)
     }
 
     fn status(&self) -> Result<Value, String> {
@@ -193,6 +243,7 @@ impl Desk<'_> {
             "uptime_seconds": self.began.elapsed().as_secs(),
             "hooks": self.hooks,
             "scope": self.config.scope_cgroup.as_deref().map(Path::to_string_lossy),
+            "process": self.process(),
             "ledger": ledger.to_json(None),
             "spool": spool.as_ref().map(spool_value),
             "sinks": sinks.collect::<Vec<_>>(),

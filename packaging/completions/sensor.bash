@@ -19,6 +19,9 @@ _sensor() {
             sensor,config)
                 cmd="sensor__subcmd__config"
                 ;;
+            sensor,data-provision)
+                cmd="sensor__subcmd__data__subcmd__provision"
+                ;;
             sensor,decode)
                 cmd="sensor__subcmd__decode"
                 ;;
@@ -103,6 +106,9 @@ _sensor() {
             sensor__subcmd__help,config)
                 cmd="sensor__subcmd__help__subcmd__config"
                 ;;
+            sensor__subcmd__help,data-provision)
+                cmd="sensor__subcmd__help__subcmd__data__subcmd__provision"
+                ;;
             sensor__subcmd__help,decode)
                 cmd="sensor__subcmd__help__subcmd__decode"
                 ;;
@@ -161,7 +167,7 @@ _sensor() {
 
     case "${cmd}" in
         sensor)
-            opts="-h -V --config --log-level --events --scope-cgroup --duration --backend --stats --ebpf-log --format --help --version run doctor status reload config filter record replay decode install uninstall help"
+            opts="-h -V --config --log-level --events --scope-cgroup --duration --backend --stats --ebpf-log --format --help --version run doctor status reload config filter record replay decode data-provision install uninstall help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -345,6 +351,28 @@ _sensor() {
         sensor__subcmd__config__subcmd__show)
             opts="-h --config --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-level)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sensor__subcmd__data__subcmd__provision)
+            opts="-h --json --config --log-level --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -575,7 +603,7 @@ _sensor() {
             return 0
             ;;
         sensor__subcmd__help)
-            opts="run doctor status reload config filter record replay decode install uninstall help"
+            opts="run doctor status reload config filter record replay decode data-provision install uninstall help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -633,6 +661,20 @@ _sensor() {
         sensor__subcmd__help__subcmd__config__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sensor__subcmd__help__subcmd__data__subcmd__provision)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

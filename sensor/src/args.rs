@@ -79,6 +79,12 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Print what stands in telemetry packets and in segments of the spool; needs no privilege.
     Decode(DecodeArgs),
+    /// Print which data leaves this host with the loaded configuration: every item, what for, what is withheld, where to, how long.
+    DataProvision {
+        /// As JSON instead of Markdown.
+        #[arg(long)]
+        json: bool,
+    },
     /// Set this program up as a service of systemd, on hosts without a package of it: program, unit, configuration, folders.
     Install(InstallArgs),
     /// Take away what `install` made; configuration, spool and events stay.
@@ -268,6 +274,7 @@ impl Args {
                 | Command::Config(_)
                 | Command::Filter(_)
                 | Command::Decode(_)
+                | Command::DataProvision { .. }
                 | Command::Install(_)
                 | Command::Uninstall(_),
             ) => Overrides::default(),

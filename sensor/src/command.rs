@@ -7,6 +7,7 @@ use std::io::Write;
 use crate::exit::ExitStatus;
 
 pub mod config;
+pub mod data_provision;
 pub mod decode;
 pub mod doctor;
 pub mod filter;

@@ -55,6 +55,9 @@ fn dispatch(args: &Args) -> ExitStatus {
         Some(Command::Reload { scope_cgroup }) => {
             command::reload::run(scope_cgroup.as_deref(), &mut streams)
         }
+        Some(Command::DataProvision { json }) => {
+            command::data_provision::run(*json, &sources, &mut streams)
+        }
         Some(Command::Config(config)) => command::config::run(config, &sources, &mut streams),
         Some(Command::Filter(filter)) => {
             command::filter::run(filter, &sources, &mut io::stdin().lock(), &mut streams)

@@ -13,11 +13,17 @@ use crate::matrix::{Kernel, Matrix};
 use crate::place::Place;
 
 /// Page, crate, the example that prints it and its argument. A new page is a new row.
-const PAGES: [(&str, &str, &str, &str); 9] = [
+const PAGES: [(&str, &str, &str, &str); 10] = [
     ("docs/events.md", "sensor-proto", "events_md", ""),
     ("docs/config.md", "sensor", "config-docs", ""),
     ("docs/hooks.md", "sensor", "hooks-docs", ""),
     ("docs/formats.md", "sensor", "formats-docs", ""),
+    (
+        "docs/data-provision.md",
+        "sensor",
+        "data-provision-docs",
+        "",
+    ),
     ("packaging/sensor.toml", "sensor", "default-config", ""),
     (
         "packaging/man/sensor.8",

@@ -278,9 +278,11 @@ fn reachable(roots: &[&str], events: &BTreeSet<EventType>) -> Vec<&'static Messa
                 .iter()
                 .rev()
                 .filter(|field| told(message, field, events))
-                .filter_map(|field| match field.kind {
-                    Kind::Message(name) => schema::message(name),
-                    _ => None,
+                .filter_map(|field| {
+                    let Kind::Message(name) = field.kind else {
+                        return None;
+                    };
+                    schema::message(name)
                 });
             open.extend(inner);
         }

@@ -349,7 +349,7 @@ _sensor() {
             return 0
             ;;
         sensor__subcmd__config__subcmd__show)
-            opts="-h --config --log-level --help"
+            opts="-h --origin --config --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

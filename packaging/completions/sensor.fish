@@ -97,6 +97,7 @@ complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_su
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from show" -l config -d 'Configuration file, read instead of /etc/sensor/sensor.toml and /etc/sensor/conf.d' -r -F
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from show" -l log-level -d 'What is logged to standard error: error, warn, info, debug, trace, or directives such as info,sensor::loader=debug' -r
+complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from show" -l origin -d 'With where each value comes from: file, line and column, a flag, or the default'
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from schema" -l config -d 'Configuration file, read instead of /etc/sensor/sensor.toml and /etc/sensor/conf.d' -r -F
 complete -c sensor -n "__fish_sensor_using_subcommand config; and __fish_seen_subcommand_from schema" -l log-level -d 'What is logged to standard error: error, warn, info, debug, trace, or directives such as info,sensor::loader=debug' -r

@@ -97,7 +97,11 @@ pub enum ConfigCommand {
     /// Check it: `ok`, or every error with file, line, column and key (exit code 2).
     Check,
     /// Print it as it is in effect, as TOML.
-    Show,
+    Show {
+        /// With where each value comes from: file, line and column, a flag, or the default.
+        #[arg(long)]
+        origin: bool,
+    },
     /// Print the JSON schema of the configuration file.
     Schema,
 }

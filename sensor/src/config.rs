@@ -477,6 +477,27 @@ impl Loaded {
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(&self.file)
     }
+
+    /// The same, a line for each key, with where its value comes from: a file with line and column, a flag, or `default`.
+    ///
+    /// # Errors
+    /// As [`Loaded::to_toml`].
+    pub fn to_toml_with_origins(&self) -> Result<String, toml::ser::Error> {
+        let mut keys = BTreeMap::new();
+        flatten(&toml::Table::try_from(&self.file)?, "", &mut keys);
+        keys.remove(RULES_KEY);
+        let mut lines: Vec<String> = keys
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}  # {}", self.places.origin(key)))
+            .collect();
+        for (index, rule) in self.file.filter.rule.iter().enumerate() {
+            let origin = self.places.origin(&format!("{RULES_KEY}[{index}]"));
+            lines.push(format!("\n[[{RULES_KEY}]]  # {origin}"));
+            lines.push(toml::to_string(rule)?.trim_end().to_owned());
+        }
+        lines.push(String::new());
+        Ok(lines.join("\n"))
+    }
 }
 
 /// The values of a table by their whole keys.
@@ -554,6 +575,16 @@ impl Places {
             .rev()
             .find_map(|file| Self::locate_in(file, key));
         found.unwrap_or(Place::Elsewhere("default"))
+    }
+
+    /// Who set a key: as [`Places::locate`], but a table around it that leaves it out has not.
+    fn origin(&self, key: &str) -> Place {
+        let flag = self.flags.iter().any(|(overridden, _)| *overridden == key);
+        let set = |file: &(PathBuf, BTreeMap<String, Position>)| file.1.contains_key(key);
+        if flag || key.starts_with(RULES_KEY) || self.files.iter().any(set) {
+            return self.locate(key);
+        }
+        Place::Elsewhere("default")
     }
 
     /// The key itself, else the nearest table or list around it.

@@ -10,7 +10,7 @@ use crate::filter::Filter;
 pub fn run(command: &ConfigCommand, sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
     match command {
         ConfigCommand::Check => check(sources, streams),
-        ConfigCommand::Show => show(sources, streams),
+        ConfigCommand::Show { origin } => show(*origin, sources, streams),
         ConfigCommand::Schema => match config::schema_json() {
             Ok(schema) => streams.answer(&format!("{schema}\n")),
             Err(error) => internal(streams, &error),
@@ -29,13 +29,19 @@ fn check(sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
     }
 }
 
-fn show(sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
-    match config::load(sources) {
-        Ok(loaded) => match loaded.to_toml() {
-            Ok(text) => streams.answer(&text),
-            Err(error) => internal(streams, &error),
-        },
-        Err(errors) => streams.refuse(&errors),
+fn show(origin: bool, sources: &Sources, streams: &mut Streams<'_>) -> ExitStatus {
+    let loaded = match config::load(sources) {
+        Ok(loaded) => loaded,
+        Err(errors) => return streams.refuse(&errors),
+    };
+    let text = if origin {
+        loaded.to_toml_with_origins()
+    } else {
+        loaded.to_toml()
+    };
+    match text {
+        Ok(text) => streams.answer(&text),
+        Err(error) => internal(streams, &error),
     }
 }
 
@@ -104,12 +110,35 @@ mod tests {
 
     #[test]
     fn show_prints_what_is_in_effect() {
-        let (status, out, _) = check(&ConfigCommand::Show, "[hash]\nthreads = 5\n");
+        let (status, out, _) = check(
+            &ConfigCommand::Show { origin: false },
+            "[hash]\nthreads = 5\n",
+        );
         assert_eq!(status, ExitStatus::Ok);
         assert!(
             out.contains("threads = 5\n") && out.contains("process = \"4MiB\"\n"),
             "{out}"
         );
+    }
+
+    #[test]
+    fn origins_are_files_rules_and_defaults() {
+        let text = "[hash]\nthreads = 5\n[sink.node]\ntype = 'central_node'\naddress = 'n:1'\nca_file = '/c'\n\
+                    certificate_file = '/a'\nkey_file = '/k'\n[[filter.rule]]\nid = 'a'\naction = 'include'\nevent = ['exec']\n";
+        let (status, out, err) = check(&ConfigCommand::Show { origin: true }, text);
+        assert_eq!((status, err.as_str()), (ExitStatus::Ok, ""), "{out}");
+        for line in [
+            "hash.threads = 5  # sensor.toml:2:1",
+            "hash.md5 = true  # default",
+            "sink.node.address = \"n:1\"  # sensor.toml:5:1",
+            "[[filter.rule]]  # sensor.toml:9:1",
+            "id = \"a\"",
+        ] {
+            assert!(out.lines().any(|known| known == line), "{line} in\n{out}");
+        }
+        // It is a configuration as it stands.
+        let again = check(&ConfigCommand::Check, &out);
+        assert_eq!(again.1, "ok\n", "{}", again.2);
     }
 
     #[test]

@@ -185,6 +185,9 @@ pub struct ReplayArgs {
     /// How events are written: auto is pretty on a terminal, else json.
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub format: Option<OutputFormat>,
+    /// Send what it tells to the sinks of the configuration, too, through the spool of its state directory, which no running sensor may use.
+    #[arg(long)]
+    pub deliver: bool,
     /// Print the ledger to standard error at the end.
     #[arg(long)]
     pub stats: bool,

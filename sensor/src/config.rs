@@ -32,9 +32,9 @@ pub use metrics::MetricsAddress;
 pub use parse::Position;
 pub use rule::{FilterRule, RuleAction};
 pub use sink::{
-    Authentication, CentralNodeConfig, HostPort, JetStreamConfig, KafkaCompression, KafkaConfig,
-    OtlpConfig, OtlpProtocol, ProxyConfig, ReceiverConfig, RemoteConfig, SaslMechanism, SinkConfig,
-    SinkFormat, TlsConfig,
+    Authentication, CentralNodeConfig, FileSinkConfig, HostPort, JetStreamConfig, KafkaCompression,
+    KafkaConfig, OtlpConfig, OtlpProtocol, ProxyConfig, ReceiverConfig, RemoteConfig,
+    SaslMechanism, SinkConfig, SinkFormat, TlsConfig,
 };
 pub use spool::SpoolLimits;
 pub use unit::{EventName, Size, Span};
@@ -990,7 +990,7 @@ impl TryFrom<ConfigFile> for Config {
             checks.wrong("events.enabled", ConfigProblem::Empty);
         }
         let (hash, output) = (file.hash, file.output);
-        let sinks = sink::check(file.sink, &mut checks);
+        let sinks = sink::check(file.sink, output.path.as_deref(), &mut checks);
         let config = Self {
             events: file.events.enabled.iter().map(|name| name.0).collect(),
             scope_cgroup: checks.absolute("scope.cgroup", file.scope.cgroup),

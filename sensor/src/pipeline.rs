@@ -228,6 +228,11 @@ impl Pipeline {
         }
     }
 
+    /// Now for packets, which are as old as they are here, also those of a recording.
+    fn packet_now(&self) -> u64 {
+        self.clock.boot_ns().unwrap_or(self.newest_boot_ns)
+    }
+
     /// Takes one sample as it came out of its ring.
     pub fn sample(&mut self, bytes: &[u8]) {
         let record = match RecordRef::parse(bytes) {
@@ -467,15 +472,12 @@ impl Pipeline {
             self.deliver(event, None, None);
         }
         self.output.flush();
-        let next = [
-            self.reorder.next_due(),
-            self.hold.next_deadline(),
-            self.seal_due(now),
-        ]
-        .into_iter()
-        .flatten()
-        .min()?;
-        let wait = Duration::from_nanos(next.saturating_sub(now));
+        let next = [self.reorder.next_due(), self.hold.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let next = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
+        let wait = [next, self.seal_due()].into_iter().flatten().min()?;
         // A hash that comes back releases its event before the deadline.
         Some(if self.late.expecting() {
             wait.min(Duration::from_millis(5))
@@ -1244,7 +1246,7 @@ impl Pipeline {
             parent.map(|parent| &parent.process),
             |image| table.ancestors(image),
         );
-        let now = self.now();
+        let now = self.packet_now();
         if let Some(packets) = &mut self.packets
             && let Some(full) = packets.event(event, actor, &mut self.table, now)
         {
@@ -1263,16 +1265,20 @@ impl Pipeline {
     }
 
     /// Seals what is due and says when there will be more to seal.
-    fn seal_due(&mut self, now: u64) -> Option<u64> {
+    fn seal_due(&mut self) -> Option<Duration> {
+        let now = self.packet_now();
+        let until = |next: u64| Duration::from_nanos(next.saturating_sub(now));
         // Two streams: a third round would find nothing.
         for _ in 0..2 {
             let (due, next_ns) = self.packets.as_ref()?.due(now);
             let Some(stream) = due else {
-                return Some(next_ns);
+                return Some(until(next_ns));
             };
             self.seal_packet(stream);
         }
-        self.packets.as_ref().map(|packets| packets.due(now).1)
+        self.packets
+            .as_ref()
+            .map(|packets| until(packets.due(now).1))
     }
 
     /// The hash of an event that has left.

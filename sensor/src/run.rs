@@ -59,6 +59,10 @@ const ATTEMPTS_PER_ROUND: usize = 1_024;
 const EVENTS_PER_BATCH: usize = 512;
 /// Memory of forgotten processes for which the heap is looked through.
 const TRIM_BYTES: usize = 1 << 20;
+/// A replay waits for sinks as long as they take something; one that takes nothing for so long is left.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
 /// How often `--stats` prints.
 const STATISTICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -547,19 +551,49 @@ fn recorded(ledger: &mut Ledger, footer: &Footer) {
     }
 }
 
-/// Sends a recording through the pipeline.
+/// Sends a recording through the pipeline; with `deliver` through the spool to the sinks of the configuration, too, as fast as they
+/// take it.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, RunError> {
+pub fn replay(
+    config: &Config,
+    filter: Filter,
+    file: &Path,
+    deliver: bool,
+) -> Result<Summary, RunError> {
     let began = Instant::now();
     let recording = crate::recording::Recording::open(file)?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
     let closed = build::Closed::default();
     let clock = Arc::new(Clock::new()?);
     let sink = build::sink(config, &clock, &closed, &bell)?;
-    let pipeline = build::replay(config, recording.header(), filter, sink)?;
     let counters = Arc::new(ReaderCounters::default());
+    let (context, opening) = if deliver {
+        build::spool(config, &Proc::new("/proc"), &clock)?.unzip()
+    } else {
+        (None, None)
+    };
+    let packets = context
+        .as_ref()
+        .zip(opening.as_ref())
+        .map(|(context, opening)| {
+            let reader = Arc::clone(&counters);
+            let account = Account(Box::new(move |ledger| received(ledger, &reader)));
+            (context, opening, account)
+        });
+    let pipeline = build::replay(config, recording.header(), filter, sink, packets)?;
+    let keeper = context
+        .as_ref()
+        .map(|context| Keeper::start(context, config.spool.sync_period))
+        .transpose()?;
+    let delivery = match &context {
+        None => None,
+        // Nobody's settings are for a recording.
+        Some(context) => {
+            Delivery::start(&config.sinks, context, None).map_err(RunError::start("sinks"))?
+        }
+    };
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(
         Source::Recording(Box::new(recording)),
@@ -577,6 +611,12 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
         recorded(&mut ledger, footer);
     }
     let unwritten = close(&mut ledger, sink);
+    drop(keeper);
+    if let Some(context) = &context {
+        context.spool.sync(context.now());
+        wait_for_sinks(context);
+        finish_delivery(&mut ledger, context, delivery);
+    }
     let fault = closed_reason(&closed)
         .or_else(|| read.err().map(RunError::from))
         .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)));
@@ -585,6 +625,24 @@ pub fn replay(config: &Config, filter: Filter, file: &Path) -> Result<Summary, R
         ran: began.elapsed(),
         fault,
     })
+}
+
+/// Waits while sinks take what waits for them.
+fn wait_for_sinks(context: &Context) {
+    let (mut least, mut since) = (u64::MAX, Instant::now());
+    while since.elapsed() < REPLAY_PATIENCE {
+        let accounts = context.spool.with(|spool| spool.accounts());
+        let waiting = accounts.unwrap_or_default().iter().fold(0, |sum, account| {
+            account.waiting_packets.saturating_add(sum)
+        });
+        if waiting == 0 {
+            break;
+        }
+        if waiting < least {
+            (least, since) = (waiting, Instant::now());
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// The reader's queue in batches; a batch holds a few hundred events when there is much to do.
@@ -734,8 +792,16 @@ impl Drop for Keeper {
 /// Delivers what waits to those who take it now, and enters the accounts of the sinks; the rest stays in the spool.
 fn finish_delivery(ledger: &mut Ledger, context: &Context, delivery: Option<Delivery>) {
     context.spool.sync(context.now());
-    if let Some(delivery) = delivery {
-        delivery.stop(PATIENCE);
+    for health in delivery
+        .map(|delivery| delivery.stop(PATIENCE))
+        .unwrap_or_default()
+    {
+        tracing::info!(
+            sink = %health.name,
+            packets = health.acked_packets,
+            bytes = health.acked_bytes,
+            "acknowledged in this run"
+        );
     }
     let accounts = context.spool.with(|spool| spool.accounts());
     for account in accounts.unwrap_or_default() {

@@ -21,6 +21,7 @@ pub mod delivery;
 pub mod file;
 pub mod jetstream;
 pub mod kafka;
+pub mod local;
 pub mod messages;
 pub mod otlp;
 pub mod piped;

@@ -66,7 +66,7 @@ mod tests {
             let loaded =
                 sensor::config::load(&Sources::new(Some(config), Overrides::default())).unwrap();
             let filter = Filter::from_config(&loaded).unwrap();
-            let summary = run::replay(&loaded.config, filter, &file);
+            let summary = run::replay(&loaded.config, filter, &file, false);
             Self { folder, summary }
         }
 

@@ -13,6 +13,9 @@ pub fn run(args: &ReplayArgs, sources: &Sources, streams: &mut Streams<'_>) -> E
         Ok(both) => both,
         Err(fault) => return streams.refuse(&fault),
     };
-    let ended = run::replay(&loaded.config, filter, &args.file);
+    if args.deliver && loaded.config.sinks.is_empty() {
+        return streams.refuse(&"--deliver: the configuration has no sinks");
+    }
+    let ended = run::replay(&loaded.config, filter, &args.file, args.deliver);
     finish(ended, args.stats, streams)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,11 +16,13 @@ use crate::config::{Checks, ConfigProblem};
 
 pub mod jetstream;
 pub mod kafka;
+pub mod local;
 pub mod otlp;
 pub mod remote;
 
 pub use jetstream::{Authentication, JetStreamConfig};
 pub use kafka::{KafkaCompression, KafkaConfig, SaslMechanism};
+pub use local::FileSinkConfig;
 pub use otlp::{OtlpConfig, OtlpProtocol};
 pub use remote::{RemoteConfig, SinkFormat};
 
@@ -72,6 +74,10 @@ pub enum SinkType {
     Kafka,
     /// An OpenTelemetry receiver: log records over gRPC or HTTP.
     Otlp,
+    /// A file on this host.
+    File,
+    /// Standard output.
+    Stdout,
 }
 
 /// Keys of every kind.
@@ -104,6 +110,8 @@ impl SinkType {
             Self::JetStream => "jetstream",
             Self::Kafka => "kafka",
             Self::Otlp => "otlp",
+            Self::File => "file",
+            Self::Stdout => "stdout",
         }
     }
 
@@ -114,6 +122,8 @@ impl SinkType {
             Self::JetStream => &JetStreamConfig::KEYS,
             Self::Kafka => &kafka::KEYS,
             Self::Otlp => &OtlpConfig::KEYS,
+            Self::File => &local::FILE_KEYS,
+            Self::Stdout => &local::STDOUT_KEYS,
         }
     }
 }
@@ -157,8 +167,8 @@ pub struct SinkTable {
     /// File with what the receiver wants to know us by; one that group or others may read is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
-    /// What is sent: the packets as they are, or a message per event. Absent: `native`; to an OTLP receiver, which takes events
-    /// only, `json`.
+    /// What is sent: the packets as they are, or a message (in files and on standard output a line) per event. Absent: `native`; to an OTLP
+    /// receiver, which takes events only, to files and to standard output `json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SinkFormat>,
     /// Subject that a JetStream sink publishes to; `{agent}` becomes the agent's id, `{stream}` becomes `process` or `bulk`, and, with
@@ -184,9 +194,19 @@ pub struct SinkTable {
     /// How an OTLP receiver is spoken to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<OtlpProtocol>,
-    /// Path of an OTLP receiver that is spoken to over HTTP. Absent: `/v1/logs`.
+    /// Path of an OTLP receiver that is spoken to over HTTP; absent: `/v1/logs`. Of a sink of type `file`: the file, made with mode 0600 in a
+    /// folder that must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// A file that would grow beyond this is set aside as `<path>.1` and a new one begun. Absent: `"256MiB"`; `"0B"`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_size: Option<Size>,
+    /// A file whose first event was written longer ago than this is set aside. Absent: `"1d"`; `"0s"`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_age: Option<Span>,
+    /// Files set aside that are kept; older ones are deleted. Absent: 7.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u32>,
     /// File with headers for an OTLP receiver, lines `Name: value`, such as tokens; one that group or others may read is refused. Read
     /// again at every connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -304,6 +324,10 @@ pub enum ReceiverConfig {
     Kafka(KafkaConfig),
     /// An OTLP receiver.
     Otlp(OtlpConfig),
+    /// A file.
+    File(FileSinkConfig),
+    /// Standard output, in this form.
+    Stdout(SinkFormat),
 }
 
 impl ReceiverConfig {
@@ -315,6 +339,8 @@ impl ReceiverConfig {
             Self::JetStream(_) => SinkType::JetStream.name(),
             Self::Kafka(_) => SinkType::Kafka.name(),
             Self::Otlp(_) => SinkType::Otlp.name(),
+            Self::File(_) => SinkType::File.name(),
+            Self::Stdout(_) => SinkType::Stdout.name(),
         }
     }
 
@@ -326,6 +352,8 @@ impl ReceiverConfig {
             Self::JetStream(config) => config.remote.address(),
             Self::Kafka(kafka) => kafka.remote.address(),
             Self::Otlp(config) => config.address.to_string(),
+            Self::File(config) => config.path.display().to_string(),
+            Self::Stdout(_) => "standard output".to_owned(),
         }
     }
 }
@@ -388,6 +416,7 @@ fn pin(typed: &str) -> Option<[u8; 32]> {
 /// Checks the tables of all sinks.
 pub(super) fn check(
     tables: BTreeMap<String, SinkTable>,
+    output: Option<&Path>,
     checks: &mut Checks,
 ) -> BTreeMap<String, SinkConfig> {
     if tables.len() > MAX_SINKS {
@@ -425,6 +454,8 @@ pub(super) fn check(
             }
             SinkType::Kafka => ReceiverConfig::Kafka(kafka::check(&key, &table, checks)),
             SinkType::Otlp => ReceiverConfig::Otlp(OtlpConfig::check(&key, &table, checks)),
+            SinkType::File => ReceiverConfig::File(local::check(&key, &table, checks)),
+            SinkType::Stdout => ReceiverConfig::Stdout(local::format(&table)),
         };
         sinks.insert(
             name,
@@ -436,6 +467,7 @@ pub(super) fn check(
             },
         );
     }
+    local::apart(&sinks, output, checks);
     sinks
 }
 
@@ -454,7 +486,11 @@ fn belongs(key: &dyn Fn(&str) -> String, table: &SinkTable, checks: &mut Checks)
 #[cfg(test)]
 pub(crate) fn check_for_tests(table: SinkTable) -> SinkConfig {
     let mut checks = Checks::default();
-    let mut sinks = check(BTreeMap::from([("test".to_owned(), table)]), &mut checks);
+    let mut sinks = check(
+        BTreeMap::from([("test".to_owned(), table)]),
+        None,
+        &mut checks,
+    );
     assert!(checks.0.is_empty(), "{:?}", checks.0);
     sinks.remove("test").unwrap()
 }

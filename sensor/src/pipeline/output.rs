@@ -23,6 +23,8 @@ enum Form {
     Ocsf,
     /// The live view; whether the columns have been named.
     Pretty(Pretty, bool),
+    /// Nothing: standard output belongs to a sink behind the spool.
+    None,
 }
 
 /// Where events go, as lines of which form.
@@ -66,6 +68,13 @@ impl Output {
             batch: Batch::default(),
             sink,
         }
+    }
+
+    /// Without lines: what they would be written to belongs to another.
+    #[must_use]
+    pub fn silent(mut self) -> Self {
+        self.form = Form::None;
+        self
     }
 
     /// The host's facts have changed.
@@ -135,6 +144,7 @@ impl Output {
                 }
                 self.batch.lines.push(b'\n');
             }
+            Form::None => return,
             Form::Pretty(pretty, named) => {
                 if self.batch.lines.is_empty() {
                     // Asked before each batch, since people resize terminals.

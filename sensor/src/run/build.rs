@@ -420,17 +420,28 @@ pub(super) fn pipeline(
         hashes: Some((pool, results)),
         closes: Some(closes),
         filter,
-        output: Output::new(
-            config.output.format,
-            config.output.path.is_none(),
-            agent,
-            current,
-            sink,
-        ),
+        output: output(config, agent, current, sink, packets.is_some()),
         packets,
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))
+}
+
+/// Lines of events; none if standard output, where they would go, is a sink of its own.
+fn output(
+    config: &Config,
+    agent: v1::Agent,
+    host: v1::Host,
+    sink: SinkHandle,
+    delivers: bool,
+) -> Output {
+    let to_stdout = config.output.path.is_none();
+    let output = Output::new(config.output.format, to_stdout, agent, host, sink);
+    let mut receivers = config.sinks.values().map(|sink| &sink.receiver);
+    if delivers && to_stdout && receivers.any(|to| matches!(to, ReceiverConfig::Stdout(_))) {
+        return output.silent();
+    }
+    output
 }
 
 fn schema_backend(backend: Backend) -> v1::Backend {
@@ -460,6 +471,7 @@ pub(super) fn replay(
     header: &Header,
     filter: Filter,
     sink: SinkHandle,
+    packets: Option<(&Context, &Opening, Account)>,
 ) -> Result<Pipeline, RunError> {
     let layout = header.kernel_layout();
     let clock = Arc::new(Clock::fixed(header.wall_minus_boot_ns, header.tick_ns));
@@ -492,10 +504,27 @@ pub(super) fn replay(
         boot_time_ns: header.wall_minus_boot_ns,
         ..v1::Host::default()
     };
-    let agent = v1::Agent {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        schema_version: sensor_proto::SCHEMA_VERSION,
-        ..v1::Agent::default()
+    let packets = packets
+        .map(|(context, opening, account)| {
+            Packets::new(
+                context.spool.clone(),
+                opening,
+                Arc::clone(&context.clock),
+                boot_id.into_bytes(),
+                Uuid::new_v4().into_bytes(),
+                host.clone(),
+                account,
+            )
+        })
+        .transpose()
+        .map_err(RunError::start("packets"))?;
+    let agent = match &packets {
+        Some(packets) => packets.agent().clone(),
+        None => v1::Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            schema_version: sensor_proto::SCHEMA_VERSION,
+            ..v1::Agent::default()
+        },
     };
     let backends: Backends = header
         .backends
@@ -517,14 +546,8 @@ pub(super) fn replay(
         hashes: None,
         closes: None,
         filter,
-        output: Output::new(
-            config.output.format,
-            config.output.path.is_none(),
-            agent,
-            host,
-            sink,
-        ),
-        packets: None,
+        output: output(config, agent, host, sink, packets.is_some()),
+        packets,
         reorder: (config.reorder.window, config.reorder.capacity),
         hold: config.hash.hold,
     }))

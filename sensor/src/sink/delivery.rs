@@ -1,4 +1,4 @@
-//! Delivery of packets to receivers elsewhere: one worker per sink takes packets from the spool by its cursor, hands them to
+//! Delivery of packets to receivers, most of them elsewhere: one worker per sink takes packets from the spool by its cursor, hands them to
 //! the receiver within a window of bytes, and takes what the receiver says of each. Refuses to keep anything that the spool
 //! does not have: what is on the way when a connection ends is given again after [`Spool::rewind`](crate::spool::Spool::rewind).
 //!
@@ -24,6 +24,7 @@ use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
 use crate::sink::jetstream::JetStream;
 use crate::sink::kafka::Kafka;
+use crate::sink::local::Local;
 use crate::sink::otlp::Otlp;
 use crate::sink::piped::Piped;
 use crate::sink::synchronize::{Management, Synchronizer};
@@ -66,7 +67,7 @@ pub enum Outcome {
 #[error("{word}: {why}")]
 pub struct Fault {
     /// A short word for the status: `name`, `unreachable`, `timeout`, `proxy`, `certificate`, `own_certificate`, `tls`,
-    /// `refused`, `credentials`, `no_stream`, `topic`, `protocol`, `closed`, `silent`, `retry`, `spool`.
+    /// `refused`, `credentials`, `no_stream`, `topic`, `protocol`, `closed`, `silent`, `output`, `retry`, `spool`.
     pub word: &'static str,
     /// For people; no secrets, and nothing of the receiver's but shortened printable text.
     pub why: String,
@@ -138,6 +139,8 @@ pub enum Receiver {
     Kafka(Kafka),
     /// An OTLP receiver.
     Otlp(Otlp),
+    /// A file or standard output.
+    Local(Local),
 }
 
 impl Receiver {
@@ -153,6 +156,10 @@ impl Receiver {
                 Self::Kafka(Kafka::new(kafka.clone(), context.agent_id()))
             }
             ReceiverConfig::Otlp(config) => Self::Otlp(Otlp::new(config.clone())),
+            ReceiverConfig::File(config) => {
+                Self::Local(Local::file(config.clone(), Arc::clone(&context.clock)))
+            }
+            ReceiverConfig::Stdout(format) => Self::Local(Local::stdout(*format)),
         }
     }
 
@@ -164,6 +171,10 @@ impl Receiver {
             }
             Self::Otlp(receiver) => {
                 let (session, terms) = receiver.open().await?;
+                Ok((Session::Piped(session), terms))
+            }
+            Self::Local(place) => {
+                let (session, terms) = place.open().await?;
                 Ok((Session::Piped(session), terms))
             }
             Self::JetStream(server) => {

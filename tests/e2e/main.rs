@@ -35,6 +35,7 @@ mod flood;
 mod formats;
 mod host;
 mod kafka;
+mod local;
 mod metrics;
 mod module_load;
 mod names;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         network::TESTS,
         otlp::TESTS,
         metrics::TESTS,
+        local::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

@@ -635,3 +635,57 @@ fn settings_of_the_central_node_are_rules_behind_the_others() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn sinks_of_this_host_are_read() {
+    let read = |text: &str| {
+        let host = Host::new(&[("sensor.toml", text)]);
+        host.load(Overrides::default()).unwrap().config.sinks
+    };
+    let sinks = read(
+        "[output]\npath = \"/o\"\n[sink.a]\ntype = \"file\"\npath = \"/a\"\n[sink.b]\ntype = \"file\"\npath = \"/b\"\nformat = \"native\"\n\
+         rotate_size = \"0B\"\nrotate_age = \"0s\"\nkeep = 3\n[sink.c]\ntype = \"stdout\"\nformat = \"ocsf\"\n",
+    );
+    let plain = FileSinkConfig {
+        path: "/a".into(),
+        format: SinkFormat::Json,
+        rotate_bytes: Some(256 << 20),
+        rotate_age: Some(Duration::from_secs(86_400)),
+        keep: 7,
+    };
+    assert_eq!(sinks["a"].receiver, ReceiverConfig::File(plain));
+    let endless = FileSinkConfig {
+        path: "/b".into(),
+        format: SinkFormat::Native,
+        rotate_bytes: None,
+        rotate_age: None,
+        keep: 3,
+    };
+    assert_eq!(sinks["b"].receiver, ReceiverConfig::File(endless));
+    assert_eq!(
+        sinks["c"].receiver,
+        ReceiverConfig::Stdout(SinkFormat::Ocsf)
+    );
+    assert_eq!(sinks["c"].receiver.address(), "standard output");
+}
+
+#[test]
+fn what_is_wrong_with_sinks_of_this_host_is_told_at_its_key() {
+    let host = Host::new(&[(
+        "sensor.toml",
+        "[output]\npath = \"/o\"\n[sink.a]\ntype = \"file\"\npath = \"/o\"\nkeep = 0\n[sink.b]\ntype = \"file\"\npath = \"b\"\ntopic = \"x\"\n\
+         [sink.c]\ntype = \"stdout\"\npath = \"/c\"\n[sink.d]\ntype = \"stdout\"\n[sink.e]\ntype = \"file\"\n",
+    )]);
+    let errors = host.errors().join("\n");
+    for told in [
+        "sensor.toml:6:1: sink.a.keep: 0 is out of range: 1 to 10000",
+        "sensor.toml:5:1: sink.a.path: makes no sense with another sink or `output.path`",
+        "sensor.toml:9:1: sink.b.path: b is not an absolute path",
+        "sensor.toml:10:1: sink.b.topic: a sink of type `file` has no such key",
+        "sensor.toml:13:1: sink.c.path: a sink of type `stdout` has no such key",
+        "sensor.toml:15:1: sink.d.type: makes no sense with another sink of type `stdout`",
+        "sensor.toml:16:7: sink.e: `path` is missing",
+    ] {
+        assert!(errors.contains(told), "{told} is not in\n{errors}");
+    }
+}

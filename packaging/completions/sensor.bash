@@ -977,7 +977,7 @@ _sensor() {
             return 0
             ;;
         sensor__subcmd__replay)
-            opts="-h --events --format --stats --config --log-level --help"
+            opts="-h --events --format --deliver --stats --config --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

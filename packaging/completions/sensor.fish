@@ -147,6 +147,7 @@ ecs\t'One JSON object a line, in the Elastic Common Schema'
 ocsf\t'One JSON object a line, in the Open Cybersecurity Schema Framework'"
 complete -c sensor -n "__fish_sensor_using_subcommand replay" -l config -d 'Configuration file, read instead of /etc/sensor/sensor.toml and /etc/sensor/conf.d' -r -F
 complete -c sensor -n "__fish_sensor_using_subcommand replay" -l log-level -d 'What is logged to standard error: error, warn, info, debug, trace, or directives such as info,sensor::loader=debug' -r
+complete -c sensor -n "__fish_sensor_using_subcommand replay" -l deliver -d 'Send what it tells to the sinks of the configuration, too, through the spool of its state directory, which no running sensor may use'
 complete -c sensor -n "__fish_sensor_using_subcommand replay" -l stats -d 'Print the ledger to standard error at the end'
 complete -c sensor -n "__fish_sensor_using_subcommand replay" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sensor -n "__fish_sensor_using_subcommand decode" -l format -d 'How it is printed, a line each' -r -f -a "json\t'Every event, as `sensor --format json` prints it'

@@ -574,7 +574,7 @@ fn what_is_wrong_with_a_sink_is_told_at_its_key() {
     check(
         "[sink.node]\ntype = \"pigeon\"\naddress = \"node:1\"\n",
         &[
-            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected one of `central_node`, `jetstream`, `kafka`, `otlp`",
+            "sensor.toml:2:8: sink.node.type: unknown variant `pigeon`, expected one of `central_node`, `jetstream`, `kafka`, `otlp`, `file`, `stdout`",
         ],
     );
 }

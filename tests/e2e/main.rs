@@ -43,6 +43,7 @@ mod network;
 mod otlp;
 mod receivers_nats;
 mod scope;
+mod soak;
 
 fn main() -> ExitCode {
     trigger::dispatch();
@@ -75,7 +76,9 @@ fn main() -> ExitCode {
         flood::TESTS,
     ]
     .concat();
-    let tests = if measures {
+    let tests = if std::env::var_os(soak::SECONDS).is_some() {
+        soak::TESTS.to_vec()
+    } else if measures {
         bench::TESTS.to_vec()
     } else {
         tests

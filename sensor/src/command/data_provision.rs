@@ -232,7 +232,7 @@ fn destinations(loaded: &Loaded) -> Vec<Value> {
         let form = match (kind, table.get("format").and_then(Value::as_str)) {
             ("central_node", _) => "packets",
             (_, Some(form)) => form,
-            ("otlp", None) => "json",
+            ("otlp" | "file" | "stdout", None) => "json",
             (_, None) => "native",
         };
         let stays = ["file", "stdout"].contains(&kind);
@@ -474,7 +474,7 @@ mod tests {
     }
 
     const NODE: &str = "[sink.node]\ntype = 'central_node'\naddress = 'n:1'\nca_file = '/c'\ncertificate_file = '/a'\nkey_file = '/k'\n\
-                        [sink.bus]\ntype = 'otlp'\nprotocol = 'http'\naddress = 'o:2'\ntls = false\n";
+                        [sink.bus]\ntype = 'otlp'\nprotocol = 'http'\naddress = 'o:2'\ntls = false\n[sink.archive]\ntype = 'file'\npath = '/x.json'\n";
 
     fn messages(statement: &Value) -> BTreeSet<String> {
         array(statement, "items")
@@ -566,6 +566,7 @@ mod tests {
             [
                 "output standard output auto no no",
                 "spool /var/lib/sensor/spool packets no no",
+                "sink.archive /x.json json no no",
                 "sink.bus o:2 json yes no",
                 "sink.node n:1 packets yes yes",
                 "metrics http://127.0.0.1:9464 counts no no",

@@ -28,6 +28,7 @@ mod receivers;
 mod rust_src;
 mod sbom;
 mod static_programs;
+mod soak;
 mod test;
 mod vm;
 
@@ -62,6 +63,8 @@ enum Task {
     Test(test::Args),
     /// Kill sensor and central node at random under load, and compare what arrived with what was done.
     Chaos(chaos::Args),
+    /// Run the sensor in a guest under mixed load for a long time: memory, descriptors and BPF objects must stay flat.
+    Soak(soak::Args),
     /// Measure: what delivery costs, in events, bytes, processor time and memory.
     Bench(bench::Args),
     /// Fuzz what reads bytes from elsewhere, guided by coverage.
@@ -111,6 +114,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Task::Test(args) => test::run(&place, &args),
         Task::Bench(args) => bench::run(&place, &args),
         Task::Chaos(args) => chaos::run(&place, &args),
+        Task::Soak(args) => soak::run(&place, &args),
         Task::Fuzz(args) => fuzz::run(&place, &args),
         Task::Golden(args) => golden::run(&place, &args),
         Task::Image(args) => image::run(&place, &args).map(|()| true),

@@ -99,6 +99,9 @@ pub(crate) struct Suite {
     /// It delivers to receivers that are not ours; on this machine only.
     #[serde(default)]
     pub(crate) receivers: bool,
+    /// Further variables for it, `NAME=VALUE`; not in the file.
+    #[serde(skip)]
+    pub(crate) variables: Vec<String>,
     /// Extra words for the kernel's command line, in guests.
     #[serde(default)]
     pub(crate) command_line: String,

@@ -66,6 +66,10 @@ pub(crate) struct Plan {
     selection: Selection,
     jobs: Option<usize>,
     arguments: Vec<String>,
+    /// Variables for the suites, `NAME=VALUE`.
+    variables: Vec<String>,
+    /// Beyond each suite's own time.
+    more_seconds: u64,
 }
 
 impl Plan {
@@ -73,6 +77,16 @@ impl Plan {
     pub(crate) fn of(selection: Selection) -> Self {
         Self {
             selection,
+            ..Self::default()
+        }
+    }
+
+    /// A long run: what a variable tells the suites to do takes more time than theirs.
+    pub(crate) fn long(selection: Selection, variable: String, more_seconds: u64) -> Self {
+        Self {
+            selection,
+            variables: vec![variable],
+            more_seconds,
             ..Self::default()
         }
     }
@@ -101,13 +115,18 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<bool> {
         },
         jobs: args.jobs,
         arguments: args.arguments.clone(),
+        ..Plan::default()
     };
     Ok(summary(&guests(place, &plan)?, started) == 0)
 }
 
 /// Runs the cells of a plan and prints a line for each as it ends.
 pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
-    let cells = Matrix::read(place)?.cells(&plan.selection)?;
+    let mut cells = Matrix::read(place)?.cells(&plan.selection)?;
+    for cell in &mut cells {
+        cell.suite.timeout_seconds += plan.more_seconds;
+        cell.suite.variables.clone_from(&plan.variables);
+    }
     fs::create_dir_all(logs(place))?;
     fs::create_dir_all(place.target.join("vm/run"))?;
     let built = StaticPrograms::build(
@@ -353,6 +372,9 @@ fn file_system(
             &toml::to_string(expected)?,
         )?;
         job.push_str("env=SENSOR_EXPECTED_HOOKS=/etc/sensor-vm/expected-hooks.toml\n");
+    }
+    for variable in &cell.suite.variables {
+        job.push_str(&format!("env={variable}\n"));
     }
     if let Some(backend) = cell.backend {
         job.push_str(&format!("env=SENSOR_BACKEND={}\n", backend.name()));

@@ -217,8 +217,8 @@ fn destinations(loaded: &Loaded) -> Vec<Value> {
             "name": "spool", "type": "spool", "form": "packets", "leaves_host": false, "encrypted": false,
             "address": config.state_directory.join("spool").to_string_lossy(),
             "retention": format!(
-                "until every sink has acknowledged, at most {} and {}; packets that a receiver refuses for good stand aside until \
-                 somebody removes them",
+                "until every sink has acknowledged, at most {} and {}; packets that a receiver refuses for good stand aside, 64 MiB at most, the \
+                 oldest go first",
                 spool.age, spool.disk
             ),
         }));

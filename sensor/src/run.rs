@@ -147,7 +147,7 @@ impl RunError {
                 ExitStatus::Output
             }
             Self::Recording(RecordingError::Io { .. }) => ExitStatus::Output,
-            Self::Recording(_) => ExitStatus::Usage,
+            Self::Recording(_) | Self::Instance(InstanceError::Scope { .. }) => ExitStatus::Usage,
             Self::Reader(ReaderError::Recording(_)) => ExitStatus::Usage,
             Self::Instance(InstanceError::Io { .. })
             | Self::Reader(_)

@@ -227,6 +227,9 @@ pub fn run(
     }
     let arguments = known.arguments();
     let layout = loaded.layout().layout;
+    // Whoever sees the child's arguments in /proc can run a program with the same: a record that differs may be another's, and only
+    // counts if none comes that does not.
+    let mut differing = None;
     let found = await_record(process_ring, &mut samples, |record| {
         let RecordRef::Exec(exec) = record else {
             return None;
@@ -234,15 +237,23 @@ pub fn run(
         if exec.text(ARGUMENTS_TEXT).bytes != arguments {
             return None;
         }
-        let checks = proc
+        let compared = proc
             .process(known.child.id())
             .and_then(|process| Truth::read(&process, scope, clock))
             .map(|truth| compare(exec, &truth, &arguments, begun_ns, &layout, clock));
+        let verdict = match compared {
+            Ok(checks) => checks.verdict(),
+            Err(error) => Verdict::NotRun(format!("/proc: {error}")),
+        };
         let own = exec.head.parent_tgid;
-        Some((exec.head.header.tgid, (own != 0).then_some(own), checks))
+        settle(
+            (exec.head.header.tgid, (own != 0).then_some(own), verdict),
+            &mut differing,
+        )
     });
+    let found = found.or(differing);
     known.release();
-    let Some((tgid, own_tgid, compared)) = found else {
+    let Some((tgid, own_tgid, exec)) = found else {
         let mismatch = Mismatch {
             field: "record",
             kernel: "none came".to_owned(),
@@ -257,10 +268,6 @@ pub fn run(
             exit: Verdict::NotRun("the child was not seen".to_owned()),
             samples,
         };
-    };
-    let exec = match compared {
-        Ok(checks) => checks.verdict(),
-        Err(error) => Verdict::NotRun(format!("/proc: {error}")),
     };
     let exit = if loaded.coverage().backend(RecordKind::Exit).is_some() {
         await_exit(process_ring, &mut samples, tgid)
@@ -279,6 +286,18 @@ pub fn run(
         exit,
         samples,
     }
+}
+
+/// Process of the record, its parent if known, and what came of the comparison.
+type Candidate = (u32, Option<u32>, Verdict);
+
+/// Gives a candidate that the search ends with; of those that differ from the child, the first is kept.
+fn settle(candidate: Candidate, differing: &mut Option<Candidate>) -> Option<Candidate> {
+    if let Verdict::Failed(_) = candidate.2 {
+        differing.get_or_insert(candidate);
+        return None;
+    }
+    Some(candidate)
 }
 
 fn await_exit(ring: &mut Ring, samples: &mut Batch, tgid: u32) -> Verdict {
@@ -828,6 +847,25 @@ mod tests {
         let shown = (300 & 0xff) | (136 << 8) | ((300 & !0xff) << 12);
         assert_eq!(kernel_device(shown), (136 << 20) | 300);
         assert_eq!(kernel_device(0), 0);
+    }
+
+    #[test]
+    fn a_program_with_the_same_arguments_does_not_decide() {
+        let failed = |tgid| {
+            let mut checks = Checks::default();
+            checks.equal("uid", 1000, 0);
+            (tgid, None, checks.verdict())
+        };
+        let mut differing = None;
+        assert!(settle(failed(7), &mut differing).is_none());
+        assert!(settle(failed(8), &mut differing).is_none());
+        let mut checks = Checks::default();
+        checks.equal("uid", 0, 0);
+        let (tgid, _, verdict) = settle((9, Some(1), checks.verdict()), &mut differing).unwrap();
+        assert_eq!(tgid, 9);
+        assert!(matches!(verdict, Verdict::Passed { .. }), "{verdict:?}");
+        // Without it, the first is told.
+        assert_eq!(differing.unwrap().0, 7);
     }
 
     #[test]

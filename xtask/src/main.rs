@@ -27,8 +27,8 @@ mod place;
 mod receivers;
 mod rust_src;
 mod sbom;
-mod static_programs;
 mod soak;
+mod static_programs;
 mod test;
 mod vm;
 

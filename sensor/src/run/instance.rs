@@ -21,6 +21,14 @@ pub enum InstanceError {
         /// Process id that the holder wrote, as text.
         holder: String,
     },
+    /// The scope is not there.
+    #[error("scope {path:?}")]
+    Scope {
+        /// The cgroup.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The lock file cannot be made.
     #[error("lock file {path:?}")]
     Io {
@@ -47,7 +55,7 @@ impl Instance {
             None => "lock".to_owned(),
             Some(scope) => {
                 let id = fs::metadata(scope)
-                    .map_err(|source| InstanceError::Io {
+                    .map_err(|source| InstanceError::Scope {
                         path: scope.to_owned(),
                         source,
                     })?
@@ -121,5 +129,11 @@ mod tests {
         let _one = Instance::claim(folder.path(), Some(one.path())).unwrap();
         let _two = Instance::claim(folder.path(), Some(two.path())).unwrap();
         Instance::claim(folder.path(), Some(one.path())).unwrap_err();
+        let missing = Instance::claim(folder.path(), Some(&one.path().join("gone"))).unwrap_err();
+        assert!(missing.to_string().starts_with("scope "), "{missing}");
+        assert_eq!(
+            crate::run::RunError::from(missing).status(),
+            crate::exit::ExitStatus::Usage
+        );
     }
 }

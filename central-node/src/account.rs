@@ -173,6 +173,8 @@ pub struct Summary {
     pub sequence: i64,
     /// Run of the daemon that sealed it.
     pub run: [u8; 16],
+    /// Boot of the host in which its events happened.
+    pub boot: Vec<u8>,
     /// When that run began, by the wall clock: ns since 1970.
     pub run_began_ns: i64,
     /// When it was sealed, by the wall clock: ns since 1970.
@@ -203,6 +205,7 @@ impl Summary {
         Self {
             sequence: packet.place.sequence,
             run: <[u8; 16]>::try_from(header.run_id.as_slice()).unwrap_or_default(),
+            boot: header.boot_id.clone(),
             run_began_ns: ledger.map_or(0, |ledger| ledger.run_began_time_ns),
             sealed_ns: header.sealed_time_ns,
             at_boot_ns: ledger.map_or(last_boot_ns, |ledger| signed(ledger.at_boot_ns)),

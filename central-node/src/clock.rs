@@ -1,6 +1,6 @@
 //! The only place with a wall clock, and times as text.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -15,6 +15,44 @@ pub fn now_ns() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Differences from the monotonic clock that are no step, ns.
+const STEP_NS: u64 = 60_000_000_000;
+/// A clock that was set has to be left alone for so long before ages are taken by it.
+const STEADY: Duration = Duration::from_secs(3_600);
+
+/// Watches whether the wall clock is set: what it says of ages is not to be acted upon right afterwards.
+#[derive(Clone, Copy, Debug)]
+pub struct WallWatch {
+    began: Instant,
+    /// Wall clock less time since `began`, ns.
+    offset_ns: i64,
+    set_at: Option<Instant>,
+}
+
+impl WallWatch {
+    /// Begins with a clock that is taken for right.
+    #[must_use]
+    pub const fn new(now: Instant, wall_ns: i64) -> Self {
+        Self {
+            began: now,
+            offset_ns: wall_ns,
+            set_at: None,
+        }
+    }
+
+    /// Looks, and says whether the clock has been left alone for long enough.
+    pub fn is_steady(&mut self, now: Instant, wall_ns: i64) -> bool {
+        let since_ns = duration_ns(now.saturating_duration_since(self.began));
+        let offset_ns = wall_ns.saturating_sub(since_ns);
+        if offset_ns.abs_diff(self.offset_ns) > STEP_NS {
+            self.offset_ns = offset_ns;
+            self.set_at = Some(now);
+        }
+        self.set_at
+            .is_none_or(|set_at| now.saturating_duration_since(set_at) >= STEADY)
+    }
 }
 
 /// A length of time in ns, at most what 64 bits hold.
@@ -98,6 +136,21 @@ mod tests {
         parse("99999999999999999999d", 0).unwrap_err();
         assert_eq!(rfc3339(1_500_000_000), "1970-01-01T00:00:01.500000000Z");
         assert_eq!(parse(&rfc3339(123_456_789_012), 0), Ok(123_456_789_012));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_not_trusted_for_an_hour() {
+        const HOUR_NS: i64 = 3_600 * SECOND_NS;
+        let began = Instant::now();
+        let mut watch = WallWatch::new(began, 0);
+        let hours = |hours: u64| began + Duration::from_secs(hours * 3_600);
+        assert!(watch.is_steady(hours(1), HOUR_NS + SECOND_NS));
+        // A month forward, and back after half an hour.
+        assert!(!watch.is_steady(hours(2), 722 * HOUR_NS));
+        assert!(!watch.is_steady(hours(2) + STEADY / 2, 722 * HOUR_NS + HOUR_NS / 2));
+        assert!(!watch.is_steady(hours(3), 3 * HOUR_NS));
+        assert!(!watch.is_steady(hours(3) + STEADY / 2, 3 * HOUR_NS + HOUR_NS / 2));
+        assert!(watch.is_steady(hours(4), 4 * HOUR_NS));
     }
 
     #[test]

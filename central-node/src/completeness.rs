@@ -8,13 +8,18 @@
 //! Never complete across a blind interval or a gap that nothing explains, before the first packet, or after the last. When times
 //! are in doubt, they are taken wider: what waits in the agent may be older than what left it.
 //!
+//! Wall clocks are set. Each packet tells its offset from the boot clock, which is not: what lies between two packets of one boot
+//! is taken by the clock of both, and a time that the clock jumped over is no gap. Between two boots only the wall clock joins
+//! them: one that goes on before the time at which the other ended was set back, and what is before that time, once the clock
+//! jumps over it, was blind.
+//!
 //! Pure: fed with [`Summary`] in the order of sequences.
 
 use std::collections::BTreeMap;
 
 use sensor_proto::v1;
 
-use crate::account::{DoesNotAddUp, Origin, Summary};
+use crate::account::{DoesNotAddUp, Origin, Summary, signed};
 use crate::clock::SECOND_NS;
 
 /// Findings kept of one stream; beyond that they are counted. Each is told as it is, none is merged.
@@ -23,6 +28,10 @@ const FINDINGS_MAX: usize = 10_000;
 /// An event waits in an agent at most so long before it is sealed or counted as lost; its windows are far shorter
 /// (`hold`, `reorder`, the age of a packet). Where something waited when an account was drawn up, what follows may be so much older.
 const HOLD_NS: i64 = 10 * SECOND_NS;
+
+/// An agent that runs makes a packet durable at least every minute, be it a heartbeat: one that was reset ended at most so long after
+/// the last that it has.
+const RESET_NS: i64 = 120 * SECOND_NS;
 
 /// A span of wall-clock time: both ends in it, ns since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +233,14 @@ pub struct Judge {
     epoch: [u8; 16],
     stream: i32,
     forgotten: bool,
-    /// Everything up to here is in the packets so far, or accounted for by them: ns since 1970.
+    /// Everything up to here is in the packets so far, or accounted for by them: ns since boot, of the boot of the last packet.
+    settled_boot_ns: i64,
+    /// The same by the wall clock of the last packet: ns since 1970.
     settled_ns: i64,
+    /// From here on the boot of the last packet is accounted for: ns since boot.
+    since_boot_ns: i64,
+    /// A boot before ended at this time, which the clock has not reached since: ns since 1970.
+    behind_ns: Option<i64>,
 }
 
 /// Packets that are not here.
@@ -269,18 +284,20 @@ impl Judge {
             epoch: frame.epoch,
             stream: frame.stream,
             forgotten: frame.forgotten,
+            settled_boot_ns: i64::MIN,
             settled_ns: i64::MIN,
+            since_boot_ns: i64::MIN,
+            behind_ns: None,
         }
     }
 
     /// Takes the next packet that is stored; in ascending order of sequences.
     pub fn packet(&mut self, packet: Summary) {
-        let end_ns = packet.wall_ns(packet.at_boot_ns.max(packet.last_boot_ns));
-        let begin_ns = if self.last.is_some() {
-            self.settled_ns
-        } else {
-            packet.run_began_ns.min(end_ns)
-        };
+        let same_boot = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.boot == packet.boot);
+        let (begin_ns, end_ns) = self.between(&packet, same_boot);
         let expected = self.last.as_ref().map_or_else(
             || self.floor.saturating_add(1),
             |last| last.sequence.saturating_add(1),
@@ -329,18 +346,9 @@ impl Judge {
             };
             self.report.accounted_from_ns = Some(from_ns);
         }
+        self.clock(&packet, same_boot);
         if let Some(blind) = &packet.account.blind {
-            let from_ns = match (blind.from_time_ns, &self.last) {
-                // What was seen last may have been waiting in the agent when it was killed.
-                (Some(from_ns), Some(_)) => from_ns.min(self.settled_ns),
-                (Some(from_ns), None) => from_ns,
-                (None, Some(_)) => self.settled_ns,
-                // Before the account begins: told by `join`, which knows the epoch before.
-                (None, None) => blind.to_time_ns,
-            };
-            let to_ns = blind.to_time_ns.max(from_ns);
-            let after_clean_stop = blind.after_clean_stop;
-            self.find(What::Blind { after_clean_stop }, from_ns, to_ns);
+            self.blind(&packet, blind, same_boot);
         }
         self.losses(&packet, same_run, begin_ns, end_ns);
         let adds_up = match between {
@@ -380,15 +388,111 @@ impl Judge {
             let unseen = packet.account.unseen_at_most.saturating_sub(before);
             self.report.unseen_at_most = self.report.unseen_at_most.saturating_add(unseen);
         }
-        let settled_ns = if packet.account.waiting == 0 {
-            packet.wall_ns(packet.last_boot_ns)
+        self.settled_boot_ns = if packet.account.waiting == 0 {
+            packet.last_boot_ns
         } else {
-            let first_ns = packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns));
-            let before_ns = if same_run { self.settled_ns } else { i64::MIN };
+            let first_ns = packet.first_boot_ns.min(packet.last_boot_ns);
+            let before_ns = if same_run {
+                self.settled_boot_ns
+            } else {
+                i64::MIN
+            };
             first_ns.saturating_sub(HOLD_NS).max(before_ns)
         };
-        self.settled_ns = settled_ns;
+        self.settled_ns = packet.wall_ns(self.settled_boot_ns);
         self.last = Some(packet);
+    }
+
+    /// From where on a packet tells of something, and up to when: ns since 1970, by all clocks that it may have been.
+    fn between(&self, packet: &Summary, same_boot: bool) -> (i64, i64) {
+        let end_boot_ns = packet.at_boot_ns.max(packet.last_boot_ns);
+        let end_ns = packet.wall_ns(end_boot_ns);
+        let (began_ns, ended_ns) = match &self.last {
+            Some(last) if same_boot => (
+                self.settled_ns.min(packet.wall_ns(self.settled_boot_ns)),
+                last.wall_ns(end_boot_ns),
+            ),
+            Some(_) => (self.settled_ns, self.settled_ns),
+            None => of_run(packet, end_ns),
+        };
+        (began_ns.min(end_ns), ended_ns.max(end_ns))
+    }
+
+    /// Follows the wall clock to a packet.
+    fn clock(&mut self, packet: &Summary, same_boot: bool) {
+        let reached_ns = packet.wall_ns(packet.at_boot_ns);
+        if !same_boot {
+            let first_ns = packet.first_boot_ns.min(packet.last_boot_ns);
+            let blind = packet.account.blind.as_ref();
+            self.since_boot_ns = blind.map_or(first_ns, |blind| signed(blind.to_boot_ns));
+        } else {
+            let settled_ns = packet.wall_ns(self.settled_boot_ns);
+            // Set back: from there on it goes through times that are accounted for once more.
+            let again_ns = packet.wall_ns(self.settled_boot_ns.max(self.since_boot_ns));
+            self.account_from(again_ns);
+            if let Some(behind_ns) = self.behind_ns
+                && self.settled_ns < behind_ns
+                && settled_ns > behind_ns
+            {
+                let after_clean_stop = false;
+                self.find(What::Blind { after_clean_stop }, behind_ns, settled_ns);
+            }
+        }
+        self.behind_ns = self.behind_ns.filter(|behind_ns| *behind_ns > reached_ns);
+    }
+
+    /// The account reaches back to this time, too.
+    fn account_from(&mut self, time_ns: i64) {
+        let from_ns = self.report.accounted_from_ns;
+        self.report.accounted_from_ns = from_ns.map(|from_ns| from_ns.min(time_ns));
+    }
+
+    /// A time in which nobody watched, as the first packet after it tells.
+    fn blind(&mut self, packet: &Summary, blind: &v1::BlindInterval, same_boot: bool) {
+        let after_clean_stop = blind.after_clean_stop;
+        let what = What::Blind { after_clean_stop };
+        let from_ns = match (blind.from_time_ns, &self.last) {
+            // What was seen last may have been waiting in the agent when it was killed.
+            (Some(from_ns), Some(_)) => from_ns.min(self.settled_ns),
+            (Some(from_ns), None) => from_ns,
+            (None, Some(_)) => self.settled_ns,
+            // Before the account begins: told by `join`, which knows the epoch before.
+            (None, None) => blind.to_time_ns,
+        };
+        let to_boot_ns = signed(blind.to_boot_ns);
+        // The clock may have been set since the run began.
+        let to_ns = blind.to_time_ns.max(packet.wall_ns(to_boot_ns));
+        let since_boot_ns = match (&blind.from_boot_id, blind.from_boot_ns) {
+            (Some(boot), Some(from_boot_ns)) if *boot == packet.boot => {
+                let from_boot_ns = signed(from_boot_ns);
+                Some(if same_boot {
+                    from_boot_ns.min(self.settled_boot_ns)
+                } else {
+                    from_boot_ns
+                })
+            }
+            (Some(_) | None, _) => None,
+        };
+        if let Some(since_boot_ns) = since_boot_ns {
+            // By the clock as it was before, and as it is after.
+            let length_ns = to_boot_ns.saturating_sub(since_boot_ns);
+            self.find(
+                what,
+                from_ns.min(blind.to_time_ns.saturating_sub(length_ns)),
+                to_ns.max(from_ns.saturating_add(length_ns)),
+            );
+            return;
+        }
+        let booted_ns = to_ns.saturating_sub(to_boot_ns);
+        if blind.from_boot_id.is_some() && booted_ns < from_ns {
+            // The clock of this boot is behind that of the boot before: by the one up to the reset, by the other from the boot on.
+            self.find(what.clone(), booted_ns, to_ns);
+            self.find(what, from_ns, from_ns.saturating_add(RESET_NS));
+            self.account_from(to_ns);
+            self.behind_ns = Some(from_ns);
+        } else {
+            self.find(what, from_ns, to_ns);
+        }
     }
 
     /// Losses since the packet before, or since the run began.
@@ -417,12 +521,12 @@ impl Judge {
                     cause: cause.clone(),
                     count: lost,
                 };
-                let from_ns = if same_run {
-                    begin_ns
+                let (from_ns, to_ns) = if same_run {
+                    (begin_ns, end_ns)
                 } else {
-                    packet.run_began_ns.min(end_ns)
+                    of_run(packet, end_ns)
                 };
-                self.find(what, from_ns, end_ns);
+                self.find(what, from_ns, to_ns);
             }
         }
         backwards |= before.keys().any(|key| !now.contains_key(key));
@@ -551,6 +655,16 @@ impl Judge {
         let counts = stone.counts.iter().filter(asked).map(|count| count.count);
         counts.fold(0, u64::saturating_add)
     }
+}
+
+/// From the beginning of its run up to a packet.
+fn of_run(packet: &Summary, end_ns: i64) -> (i64, i64) {
+    if packet.run_began_ns <= end_ns {
+        return (packet.run_began_ns, end_ns);
+    }
+    // The clock was set back since.
+    let first_ns = packet.wall_ns(packet.first_boot_ns.min(packet.last_boot_ns));
+    (first_ns.saturating_sub(HOLD_NS), packet.run_began_ns)
 }
 
 /// Takes what lies within the bounds out of ranges, and returns it.

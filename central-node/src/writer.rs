@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent_id::Peer;
+use crate::clock::{WallWatch, now_ns};
 use crate::packet::{Digest, Place};
 use crate::store::retention::{self, Retention};
 use crate::store::write::{self, Prepared, Stored};
@@ -147,6 +148,7 @@ impl Writer {
             disk,
             counters: Arc::clone(&counters),
             full: false,
+            wall: WallWatch::new(Instant::now(), now_ns()),
         };
         let thread = std::thread::Builder::new()
             .name("writer".to_owned())
@@ -191,6 +193,7 @@ struct Work {
     counters: Arc<Counters>,
     /// The last commit failed or the disk was too full: said once.
     full: bool,
+    wall: WallWatch,
 }
 
 /// What is told after the commit.
@@ -363,8 +366,18 @@ impl Work {
     }
 
     fn give_up_now(&mut self) -> Result<bool, StoreError> {
+        // A clock that jumps ahead makes nothing old: it may jump back.
+        let retention = if self.wall.is_steady(Instant::now(), now_ns()) {
+            self.retention
+        } else {
+            Retention {
+                age: Duration::MAX,
+                account_age: Duration::MAX,
+                ..self.retention
+            }
+        };
         for _ in 0..RETENTION_STEPS {
-            if !retention::step(&mut self.connection, &self.retention)? {
+            if !retention::step(&mut self.connection, &retention)? {
                 return Ok(false);
             }
         }

@@ -2,9 +2,12 @@
 //!
 //! Records carry instants of the boot clock. Their wall-clock time is that plus the offset between the two clocks, which
 //! changes only when somebody sets the wall clock (adjustments of its rate move both): [`Clock::refresh`] compares, and
-//! keeps small differences of measurement out.
+//! keeps small differences of measurement out. Offsets of before are kept: an instant has the wall-clock time that the clock
+//! showed then, or, since nobody tells when it was set, between two looks at it the time that it showed afterwards.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -14,6 +17,8 @@ const SECOND_NS: i64 = 1_000_000_000;
 const STEP_MIN_NS: u64 = 100_000;
 /// Readings of both clocks for one offset; the tightest counts.
 const READINGS: usize = 5;
+/// Offsets of before that are kept; what is older has the oldest of them.
+const STEPS_MAX: usize = 64;
 
 /// Why the clocks cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,25 @@ pub struct Clock {
     offset_ns: AtomicI64,
     steps: AtomicU64,
     tick_ns: u64,
+    past: Mutex<Past>,
+}
+
+/// What the wall clock was before it was set.
+#[derive(Debug)]
+struct Past {
+    /// The last look at it: boot clock, ns.
+    looked_ns: u64,
+    /// Up to when (boot clock, ns) which offset held (ns); in order.
+    offsets: VecDeque<(u64, i64)>,
+}
+
+impl Past {
+    const fn new(looked_ns: u64) -> Self {
+        Self {
+            looked_ns,
+            offsets: VecDeque::new(),
+        }
+    }
 }
 
 impl Clock {
@@ -50,10 +74,12 @@ impl Clock {
             .flatten()
             .and_then(|ticks| u64::try_from(ticks).ok())
             .ok_or(ClockError::Ticks)?;
+        let looked_ns = u64::try_from(boot()?).unwrap_or(0);
         Ok(Self {
             offset_ns: AtomicI64::new(measure()?),
             steps: AtomicU64::new(0),
             tick_ns: tick_ns(per_second).ok_or(ClockError::Ticks)?,
+            past: Mutex::new(Past::new(looked_ns)),
         })
     }
 
@@ -64,6 +90,7 @@ impl Clock {
             offset_ns: AtomicI64::new(offset_ns),
             steps: AtomicU64::new(0),
             tick_ns: if tick_ns == 0 { 1 } else { tick_ns },
+            past: Mutex::new(Past::new(0)),
         }
     }
 
@@ -83,33 +110,51 @@ impl Clock {
         wall()
     }
 
-    /// What to add to the boot clock to get the wall clock, in ns; equals the wall-clock time of the boot.
+    /// What to add to the boot clock to get the wall clock now, in ns; equals the wall-clock time of the boot.
     #[must_use]
     pub fn offset_ns(&self) -> i64 {
-        self.offset_ns.load(Ordering::Relaxed)
+        self.offset_ns.load(Ordering::Acquire)
     }
 
-    /// Wall-clock time, ns since 1970, of an instant of the boot clock.
+    /// What was to add to an instant of the boot clock to get the wall clock of then, in ns.
+    #[must_use]
+    pub fn offset_at_ns(&self, boot_ns: u64) -> i64 {
+        if self.steps() == 0 {
+            return self.offset_ns();
+        }
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = past.offsets.iter().find(|(until, _)| boot_ns < *until);
+        held.map_or_else(|| self.offset_ns(), |(_, offset_ns)| *offset_ns)
+    }
+
+    /// Wall-clock time, ns since 1970, of an instant of the boot clock, as the clock stood then.
     #[must_use]
     pub fn wall_ns(&self, boot_ns: u64) -> i64 {
         i64::try_from(boot_ns)
             .unwrap_or(i64::MAX)
-            .saturating_add(self.offset_ns())
+            .saturating_add(self.offset_at_ns(boot_ns))
     }
 
     /// Compares the clocks anew and returns by how much the wall clock was set, in ns (0: it was not). Costs some readings
-    /// of clocks (under a microsecond): once per batch of events is often enough.
+    /// of clocks (a tenth of a microsecond, ten times that when it seems to have been set): before each batch of events, so
+    /// that few of them fall between the last look and the step.
     ///
     /// # Errors
     /// [`ClockError::Read`]; the old offset stays.
     pub fn refresh(&self) -> Result<i64, ClockError> {
-        Ok(self.adopt(measure()?))
+        let looked_ns = u64::try_from(boot()?).unwrap_or(0);
+        let (_, mut offset) = reading()?;
+        if offset.abs_diff(self.offset_ns()) >= STEP_MIN_NS {
+            // Or it was interrupted: the tightest of several readings tells.
+            offset = measure()?;
+        }
+        Ok(self.adopt(offset, looked_ns))
     }
 
     /// How often the wall clock was set since the start.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
+        self.steps.load(Ordering::Acquire)
     }
 
     /// Length of a clock tick (`1 s / USER_HZ`), in ns.
@@ -134,13 +179,21 @@ impl Clock {
         ticks.saturating_mul(self.tick_ns)
     }
 
-    fn adopt(&self, measured_ns: i64) -> i64 {
-        let step = measured_ns.saturating_sub(self.offset_ns());
+    /// Takes an offset that was measured after an instant of the boot clock.
+    fn adopt(&self, measured_ns: i64, looked_ns: u64) -> i64 {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let before_ns = std::mem::replace(&mut past.looked_ns, looked_ns);
+        let held_ns = self.offset_ns();
+        let step = measured_ns.saturating_sub(held_ns);
         if step.unsigned_abs() < STEP_MIN_NS {
             return 0;
         }
-        self.offset_ns.store(measured_ns, Ordering::Relaxed);
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        if past.offsets.len() >= STEPS_MAX {
+            past.offsets.pop_front();
+        }
+        past.offsets.push_back((before_ns, held_ns));
+        self.offset_ns.store(measured_ns, Ordering::Release);
+        self.steps.fetch_add(1, Ordering::Release);
         step
     }
 }
@@ -156,15 +209,20 @@ fn tick_ns(per_second: u64) -> Option<u64> {
 fn measure() -> Result<i64, ClockError> {
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..READINGS {
-        let before = boot()?;
-        let wall = wall()?;
-        let width = boot()?.saturating_sub(before);
-        let offset = wall.saturating_sub(before.saturating_add(width / 2));
+        let (width, offset) = reading()?;
         if best.is_none_or(|(tightest, _)| width < tightest) {
             best = Some((width, offset));
         }
     }
     Ok(best.map_or(0, |(_, offset)| offset))
+}
+
+/// Time between the two readings of the boot clock, and the offset by them.
+fn reading() -> Result<(i64, i64), ClockError> {
+    let before = boot()?;
+    let wall = wall()?;
+    let width = boot()?.saturating_sub(before);
+    Ok((width, wall.saturating_sub(before.saturating_add(width / 2))))
 }
 
 fn boot() -> Result<i64, ClockError> {
@@ -222,12 +280,47 @@ mod tests {
     #[test]
     fn a_step_is_adopted_and_counted_and_noise_is_not() {
         let clock = Clock::fixed(1_000_000_000, 10_000_000);
-        assert_eq!(clock.adopt(1_000_000_000 + 99_999), 0);
+        assert_eq!(clock.adopt(1_000_000_000 + 99_999, 7), 0);
         assert_eq!(clock.offset_ns(), 1_000_000_000);
-        assert_eq!(clock.adopt(-5), -1_000_000_005);
+        assert_eq!(clock.adopt(-5, 20), -1_000_000_005);
         assert_eq!((clock.offset_ns(), clock.steps()), (-5, 1));
         assert_eq!(clock.wall_ns(10), 5);
         assert_eq!(clock.wall_ns(u64::MAX), i64::MAX - 5);
+    }
+
+    #[test]
+    fn an_instant_has_the_time_that_the_clock_showed_then() {
+        const HOUR: i64 = 3_600 * SECOND_NS;
+        let clock = Clock::fixed(0, 10_000_000);
+        assert_eq!(clock.adopt(0, 100), 0);
+        // Set between the looks at 100 and at 200, and back between those at 300 and at 400.
+        assert_eq!(clock.adopt(HOUR, 200), HOUR);
+        assert_eq!(clock.adopt(HOUR, 300), 0);
+        assert_eq!(clock.adopt(-24 * HOUR, 400), -25 * HOUR);
+        for (boot_ns, offset_ns) in [
+            (0, 0),
+            (99, 0),
+            (100, HOUR),
+            (299, HOUR),
+            (300, -24 * HOUR),
+            (400, -24 * HOUR),
+            (1_000, -24 * HOUR),
+        ] {
+            assert_eq!(clock.offset_at_ns(boot_ns), offset_ns, "{boot_ns}");
+            assert_eq!(
+                clock.wall_ns(boot_ns),
+                offset_ns + i64::try_from(boot_ns).unwrap()
+            );
+        }
+        // What is kept has a bound; what is older than all of it has the oldest offset.
+        let mut boot_ns = 1_000;
+        for step in 1..=i64::try_from(STEPS_MAX).unwrap() {
+            boot_ns += 10;
+            clock.adopt(step * HOUR, boot_ns);
+        }
+        assert_eq!(clock.past.lock().unwrap().offsets.len(), STEPS_MAX);
+        assert_eq!(clock.offset_at_ns(0), -24 * HOUR);
+        assert_eq!(clock.offset_ns(), i64::try_from(STEPS_MAX).unwrap() * HOUR);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use process::{exec, exit, fork};
 pub struct Context<'a> {
     /// Fields that the kernel lacked are absent from events.
     pub layout: &'a KernelLayout,
-    /// Wall clock minus boot clock, ns.
+    /// Wall clock minus boot clock when the record was made, ns.
     pub wall_minus_boot_ns: i64,
 }
 

@@ -219,6 +219,24 @@ impl Pipeline {
         }
     }
 
+    /// The context with the wall clock as it stood when a record was made.
+    fn context_of(&self, header: &Header) -> Context<'_> {
+        Context {
+            wall_minus_boot_ns: self.clock.offset_at_ns(header.time_boot_ns),
+            ..self.context()
+        }
+    }
+
+    /// Looks whether the wall clock was set; to be called before records are taken in, and at least every so often that the
+    /// time between two looks is short.
+    pub fn look_at_clock(&self) {
+        if self.live
+            && let Err(error) = self.clock.refresh()
+        {
+            tracing::debug!(%error, "the wall clock cannot be read");
+        }
+    }
+
     /// Now by the boot clock; in a replay the newest record's time.
     pub fn now(&self) -> u64 {
         if self.live {
@@ -520,13 +538,8 @@ impl Pipeline {
         }
     }
 
-    /// What is done about once a second: the wall clock may have been set, processes have been gone long enough.
+    /// What is done about once a second: the host's facts may have changed, processes have been gone long enough.
     pub fn round(&mut self) {
-        if self.live
-            && let Err(error) = self.clock.refresh()
-        {
-            tracing::debug!(%error, "the wall clock cannot be read");
-        }
         if let Some((host, agent)) = &mut self.host {
             let mut changed = host.refresh(&self.clock);
             if let Some(packets) = &mut self.packets
@@ -734,7 +747,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&head.header),
             &head.header,
             Lane::Process,
             self.backend(RecordKind::Exec),
@@ -798,7 +811,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&record.header),
             &record.header,
             Lane::Process,
             self.backend(RecordKind::Exit),
@@ -814,7 +827,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&record.header),
             &record.header,
             Lane::Process,
             self.backend(RecordKind::Fork),
@@ -838,7 +851,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&head.header),
             &head.header,
             Lane::File,
             self.backend(RecordKind::FileCreate),
@@ -962,7 +975,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&head.header),
             &head.header,
             Lane::Network,
             self.backend(kind),
@@ -980,7 +993,7 @@ impl Pipeline {
             return;
         }
         let mut event = event::envelope(
-            &self.context(),
+            &self.context_of(&head.header),
             &head.header,
             Lane::Process,
             self.backend(kind),

@@ -47,9 +47,9 @@ use signal::{Bell, Signals, Wake};
 
 /// How long what is under way at the end may take: hashes of large files, a slow sink.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The pipeline looks at its clock at least so often.
+/// The pipeline looks at its clock, and at the wall clock, at least so often.
 const PULSE: Duration = Duration::from_millis(250);
-/// How often the wall clock, the table of connects and the host's facts are looked at.
+/// How often the table of connects and the host's facts are looked at.
 const ROUND: Duration = Duration::from_secs(1);
 /// TCP connects without a result for so long are reported as in progress.
 const ATTEMPT_AGE: Duration = Duration::from_secs(1);
@@ -664,13 +664,14 @@ fn drive(
         let wait = pipeline.advance().map_or(PULSE, |wait| wait.min(PULSE));
         match receiver.receive(wait) {
             Ok(batch) => {
+                pipeline.look_at_clock();
                 for sample in batch.iter() {
                     pipeline.sample(sample);
                 }
                 receiver.recycle(batch);
                 busy = true;
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => pipeline.look_at_clock(),
             Err(RecvTimeoutError::Disconnected) => break,
         }
         while let Ok(command) = commands.try_recv() {

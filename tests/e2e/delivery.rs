@@ -35,7 +35,9 @@ const PROGRAM: &str = "/bin/true";
 /// The central node's program, its certificates and data.
 pub(crate) struct Node {
     program: PathBuf,
-    folder: TempDir,
+    folder: PathBuf,
+    /// The folder, where it goes with the node.
+    _temporary: Option<TempDir>,
     /// Port of the first start, kept at later ones.
     port: u16,
     child: Option<Child>,
@@ -52,6 +54,18 @@ impl Node {
 
     /// A node whose server runs by these words, and listens at this address.
     pub(crate) fn behind(wrapper: Vec<String>, host: &str) -> Self {
+        let folder = state_folder();
+        let mut node = Self::of(folder.path(), wrapper, host);
+        node._temporary = Some(folder);
+        node
+    }
+
+    /// A node with its files in a folder, which stay there: with the store and the certificates that are there, or new ones.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self::of(folder, Vec::new(), "127.0.0.1")
+    }
+
+    fn of(folder: &Path, wrapper: Vec<String>, host: &str) -> Self {
         let program = std::env::var_os("SENSOR_NODE_BIN").map(PathBuf::from);
         let program =
             program.unwrap_or_else(|| Place::here().sensor.with_file_name("central-node"));
@@ -60,32 +74,33 @@ impl Node {
             "{} is not there: build it with `cargo build -p central-node`, or name it in SENSOR_NODE_BIN",
             program.display()
         );
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let mut node = Self {
             program,
-            folder,
+            folder: folder.to_owned(),
+            _temporary: None,
             port: 0,
             child: None,
             wrapper,
             host: host.to_owned(),
         };
-        let made = node
-            .command(&["certificates", "--agent", "new", "--folder"])
-            .arg(node.certificates())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        if !node.certificates().exists() {
+            let made = node
+                .command(&["certificates", "--agent", "new", "--folder"])
+                .arg(node.certificates())
+                .output()
+                .unwrap();
+            assert!(made.status.success(), "{made:?}");
+        }
         node.start();
         node
     }
 
     fn certificates(&self) -> PathBuf {
-        self.folder.path().join("certificates")
+        self.folder.join("certificates")
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.folder.join("data")
     }
 
     /// A command of the node outside the watched cgroup.
@@ -132,7 +147,7 @@ impl Node {
     }
 
     /// Kills it as the kernel would when memory is short.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -140,7 +155,7 @@ impl Node {
     }
 
     /// What a question to its store is answered with, line by line.
-    fn lines(&self, words: &[&str]) -> Vec<Value> {
+    pub(crate) fn lines(&self, words: &[&str]) -> Vec<Value> {
         let output = self
             .command(words)
             .arg("--data")
@@ -232,8 +247,8 @@ pub(crate) fn sensor(config: &str) -> Sensor {
 /// A run of the program: which, and between which times of the wall clock.
 pub(crate) struct Run {
     pub(crate) mark: String,
-    began: i128,
-    ended: i128,
+    pub(crate) began: i128,
+    pub(crate) ended: i128,
 }
 
 /// Runs the program, marked, and waits for its end.
@@ -349,8 +364,8 @@ fn after_an_outage() {
 }
 
 /// Spans of the wall clock about which the node says that it knows nothing.
-fn blind(node: &Node) -> Vec<(i128, i128)> {
-    let agents = node.lines(&["agents", "--json", "--since", "1d"]);
+pub(crate) fn blind(node: &Node) -> Vec<(i128, i128)> {
+    let agents = node.lines(&["agents", "--json", "--since", "365d"]);
     let streams = agents
         .iter()
         .flat_map(|agent| agent["completeness"].as_array().unwrap())

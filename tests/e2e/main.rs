@@ -24,6 +24,7 @@ use sensor_tests::runner::{self, Test};
 use sensor_tests::trigger;
 
 mod bench;
+mod clock;
 mod common;
 mod connect;
 mod delivery;
@@ -42,6 +43,7 @@ mod names;
 mod network;
 mod otlp;
 mod receivers_nats;
+mod reset;
 mod scope;
 mod soak;
 
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
         receivers_nats::TESTS,
         kafka::TESTS,
         network::TESTS,
+        clock::TESTS,
+        reset::TESTS,
         otlp::TESTS,
         metrics::TESTS,
         local::TESTS,

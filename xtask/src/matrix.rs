@@ -111,6 +111,12 @@ pub(crate) struct Suite {
     /// Only on the kernels of these Debian suites; on all of its roles if empty.
     #[serde(default)]
     pub(crate) debian: Vec<String>,
+    /// The central node's program is there.
+    #[serde(default)]
+    pub(crate) central_node: bool,
+    /// The guest has a disk, is killed some time after the suite says so, and boots a second time with that disk.
+    #[serde(default)]
+    pub(crate) reset: bool,
 }
 
 /// What a guest has beside the kernel.

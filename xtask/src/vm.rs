@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: boots the kernels of tests/vm/kernels.toml in QEMU and runs suites of crate sensor-tests there.
 
 mod debian;
+mod disk;
 mod guest;
 mod image;
 pub(crate) mod packages;
@@ -27,6 +28,8 @@ use crate::vm::packages::{KernelFiles, Programs};
 const MODULES_LOADED: [&str; 1] = ["overlay"];
 /// Left for tests to load, in /lib/test-modules; none of them is loaded by the guest itself.
 const MODULES_KEPT: [&str; 2] = ["dummy", "loop"];
+/// Loaded beside them in guests with a disk.
+const MODULES_OF_DISKS: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// Commands of busybox in the guest's PATH.
 const APPLETS: [&str; 32] = [
     "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "head", "id",
@@ -141,12 +144,20 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
             let folder = place.target.join("vm/modules").join(&files.release);
             let loaded = files.modules(&programs, &MODULES_LOADED, &folder.join("loaded"))?;
             let kept = files.modules(&programs, &MODULES_KEPT, &folder.join("kept"))?;
+            let resets =
+                |other: &Cell| other.suite.reset && other.kernel.version == cell.kernel.version;
+            let disk = if cells.iter().any(resets) {
+                files.modules(&programs, &MODULES_OF_DISKS, &folder.join("disk"))?
+            } else {
+                Vec::new()
+            };
             kernels.insert(
                 cell.kernel.version.clone(),
                 Prepared {
                     files,
                     loaded,
                     kept,
+                    disk,
                 },
             );
         }
@@ -178,7 +189,7 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 ),
             };
             fs::write(&initrd, system)?;
-            let outcome = guest::boot(&Boot {
+            let boot = Boot {
                 programs: &programs,
                 kernel: &kernel.files,
                 command_line: &format!("{} {}", cell.kernel.command_line, cell.suite.command_line),
@@ -186,7 +197,20 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 init,
                 timeout: Duration::from_secs(cell.suite.timeout_seconds),
                 log: log.clone(),
-            })?;
+                disk: None,
+            };
+            let outcome = if cell.suite.reset {
+                let disk = initrd.with_extension("disk");
+                disk::make(place, &disk)?;
+                let outcome = guest::boot_twice(&Boot {
+                    disk: Some(&disk),
+                    ..boot
+                });
+                fs::remove_file(&disk)?;
+                outcome?
+            } else {
+                guest::boot(&boot)?
+            };
             fs::remove_file(&initrd)?;
             let row = row(cell, &outcome);
             show(&row, &outcome.tally, &log);
@@ -282,6 +306,7 @@ struct Prepared {
     files: KernelFiles,
     loaded: Vec<PathBuf>,
     kept: Vec<PathBuf>,
+    disk: Vec<PathBuf>,
 }
 
 /// The file system for one cell.
@@ -312,6 +337,9 @@ fn file_system(
     image.device("/dev/console", 0o600, (5, 1))?;
     image.copy("/init", 0o755, &built.init)?;
     image.copy("/usr/bin/sensor", 0o755, &built.sensor)?;
+    if cell.suite.central_node {
+        image.copy("/usr/bin/central-node", 0o755, &built.node)?;
+    }
     let test = format!("/usr/lib/sensor-tests/{}", cell.suite.test);
     image.copy(&test, 0o755, built.test(&cell.suite.test)?)?;
     image.copy("/bin/busybox", 0o755, &programs.busybox())?;
@@ -347,8 +375,15 @@ fn file_system(
     )?;
 
     let mut job = format!("timeout={}\n", cell.suite.timeout_seconds);
+    let none = Vec::new();
+    let disk = if cell.suite.reset {
+        &kernel.disk
+    } else {
+        &none
+    };
     for (files, folder) in [
         (&kernel.loaded, "/lib/modules-loaded"),
+        (disk, "/lib/modules-loaded"),
         (&kernel.kept, "/lib/test-modules"),
     ] {
         for file in files {

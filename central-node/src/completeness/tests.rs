@@ -30,6 +30,15 @@ enum Step {
     Crash,
     /// The agent stops in order, an event happens, it starts again.
     Stop,
+    /// The wall clock is set by so many seconds.
+    Jump(i64),
+    /// The machine is reset, and comes back with its clock set by so many seconds; an event happens before the agent runs.
+    Reset(i64),
+}
+
+/// Seconds by which clocks are set.
+fn seconds() -> impl Strategy<Value = i64> {
+    prop::sample::select(vec![-86_400, -3_600, -7, -1, 1, 7, 3_600, 86_400])
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -42,6 +51,25 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (at(), at()).prop_map(|(refuse, vanish)| Step::Send { refuse, vanish }),
         1 => Just(Step::Crash),
         1 => Just(Step::Stop),
+    ]
+}
+
+/// As [`step`], with a clock that is set; nothing vanishes then, since nobody knows what the clock showed meanwhile.
+fn step_of_time() -> impl Strategy<Value = Step> {
+    let sent = step().prop_map(|step| match step {
+        Step::Send { .. } | Step::Evict(_) => Step::Seal,
+        step @ (Step::Event { .. }
+        | Step::Lose { .. }
+        | Step::Seal
+        | Step::Crash
+        | Step::Stop
+        | Step::Jump(_)
+        | Step::Reset(_)) => step,
+    });
+    prop_oneof![
+        8 => sent,
+        1 => seconds().prop_map(Step::Jump),
+        1 => seconds().prop_map(Step::Reset),
     ]
 }
 
@@ -66,12 +94,16 @@ struct World {
     unsent: Vec<Sealed>,
     tombstones: Vec<v1::Tombstone>,
     blind: Option<v1::BlindInterval>,
-    durable: Option<i64>,
+    /// Instant up to which the last packet goes, and when it was sealed, by the wall clock of then.
+    durable: Option<(i64, i64)>,
     stored: Vec<Summary>,
     rejected: Vec<i64>,
     /// Wall-clock times of events that are here, and of those that are not.
     here: Vec<i64>,
     away: Vec<i64>,
+    boot: u8,
+    /// By how much the wall clock was set, ns, and from when on.
+    jumps: Vec<(i64, i64)>,
 }
 
 impl World {
@@ -82,6 +114,12 @@ impl World {
             run_began: 10 * S,
             ..Self::default()
         }
+    }
+
+    /// Wall-clock time of an instant, as the clock stood then.
+    fn wall(&self, instant: i64) -> i64 {
+        let jumps = self.jumps.iter().filter(|(from, _)| *from <= instant);
+        instant + OFFSET + jumps.map(|(_, step)| step).sum::<i64>()
     }
 
     fn tick(&mut self) -> i64 {
@@ -114,8 +152,9 @@ impl World {
         let summary = Summary {
             sequence: self.sequence,
             run: [self.run; 16],
-            run_began_ns: self.run_began + OFFSET,
-            sealed_ns: self.now + OFFSET,
+            run_began_ns: self.wall(self.run_began),
+            boot: vec![self.boot; 16],
+            sealed_ns: self.wall(self.now),
             at_boot_ns: self.now,
             first_boot_ns: events.first().copied().unwrap_or(last),
             last_boot_ns: last,
@@ -133,30 +172,36 @@ impl World {
             },
             ..Summary::default()
         };
-        self.durable = Some(last);
+        self.durable = Some((last, self.wall(self.now)));
         self.unsent.push(Sealed { summary, events });
         self.pending = std::mem::take(&mut self.held);
     }
 
     fn lose(&mut self, times: impl IntoIterator<Item = i64>) {
-        self.away
-            .extend(times.into_iter().map(|time| time + OFFSET));
+        let times: Vec<i64> = times.into_iter().map(|time| self.wall(time)).collect();
+        self.away.extend(times);
     }
 
-    fn begin_run(&mut self, clean: bool) {
+    fn begin_run(&mut self, clean: bool, reset: Option<i64>) {
+        let boot = self.boot;
+        let (last, sealed) = self.durable.unzip();
         let unseen = self.tick();
+        if let Some(step) = reset {
+            self.boot += 1;
+            self.jumps.push((unseen, step * S));
+        }
         self.lose([unseen]);
         let attached = self.tick();
         self.run += 1;
         self.run_began = attached - S / 2;
         (self.kernel_lost, self.daemon_lost, self.packed) = (0, 0, 0);
         self.blind = Some(v1::BlindInterval {
-            from_boot_ns: self.durable.map(|last| last.unsigned_abs()),
-            from_time_ns: self.durable.map(|last| last + OFFSET),
+            from_boot_id: last.map(|_| vec![boot; 16]),
+            from_boot_ns: last.map(i64::unsigned_abs),
+            from_time_ns: sealed,
             to_boot_ns: attached.unsigned_abs(),
-            to_time_ns: attached + OFFSET,
+            to_time_ns: self.wall(attached),
             after_clean_stop: clean,
-            ..v1::BlindInterval::default()
         });
         self.now += 1;
     }
@@ -196,9 +241,6 @@ impl World {
                     });
                     // What it told of others is told again: the spool keeps it.
                     self.tombstones.extend(packet.summary.account.tombstones);
-                    if let Some(blind) = packet.summary.account.blind {
-                        self.blind.get_or_insert(blind);
-                    }
                     self.lose(packet.events);
                 }
             }
@@ -210,36 +252,46 @@ impl World {
                         self.rejected.push(packet.summary.sequence);
                         self.lose(packet.events);
                     } else {
-                        let times = packet.events.iter().map(|time| time + OFFSET);
+                        let times: Vec<i64> =
+                            packet.events.iter().map(|time| self.wall(*time)).collect();
                         self.here.extend(times);
                         self.stored.push(packet.summary);
                     }
                 }
             }
             Step::Crash => {
-                let (pending, held) = (
-                    std::mem::take(&mut self.pending),
-                    std::mem::take(&mut self.held),
-                );
-                self.lose(pending);
-                self.lose(held);
-                self.begin_run(false);
+                self.crash();
+                self.begin_run(false, None);
             }
             Step::Stop => {
                 self.seal();
                 self.seal();
-                self.begin_run(true);
+                self.begin_run(true, None);
+            }
+            Step::Jump(seconds) => {
+                let from = self.tick();
+                self.jumps.push((from, seconds * S));
+            }
+            Step::Reset(seconds) => {
+                self.crash();
+                self.begin_run(false, Some(seconds));
+                self.seal();
             }
         }
     }
 
-    /// What has not been sent is not here.
-    fn rest(&mut self) {
+    /// What is in no packet is gone.
+    fn crash(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         let held = std::mem::take(&mut self.held);
-        let unsent = std::mem::take(&mut self.unsent);
         self.lose(pending);
         self.lose(held);
+    }
+
+    /// What has not been sent is not here.
+    fn rest(&mut self) {
+        self.crash();
+        let unsent = std::mem::take(&mut self.unsent);
         self.lose(unsent.into_iter().flat_map(|packet| packet.events));
     }
 
@@ -292,6 +344,59 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// The same when clocks are set and machines are reset.
+    #[test]
+    fn complete_is_said_only_of_what_is_complete_by_every_clock(
+        steps in prop::collection::vec(step_of_time(), 1..60),
+    ) {
+        let mut world = World::new();
+        world.step(Step::Seal);
+        for step in steps {
+            // Some packet has to tell what the clock was.
+            let jump = matches!(step, Step::Jump(_));
+            if jump {
+                world.step(Step::Seal);
+            }
+            world.step(step);
+            if jump {
+                world.step(Step::Seal);
+            }
+        }
+        world.step(Step::Seal);
+        world.step(Step::Send { refuse: None, vanish: None });
+        world.rest();
+        for time in &world.away {
+            let report = world.ask(Span { from_ns: *time, to_ns: *time });
+            prop_assert!(!report.complete(), "{time} is not here");
+        }
+    }
+
+    /// A clock that is set, and nothing else: everything is here, and is said to be.
+    #[test]
+    fn a_clock_that_is_set_leaves_no_hole(
+        steps in prop::collection::vec((seconds(), any::<bool>()), 1..20),
+    ) {
+        let mut world = World::new();
+        world.step(Step::Seal);
+        for (seconds, jump) in steps {
+            world.step(Step::Event { held: false });
+            if jump {
+                world.step(Step::Jump(seconds));
+            }
+            world.step(Step::Event { held: false });
+            world.step(Step::Seal);
+        }
+        world.step(Step::Seal);
+        world.step(Step::Send { refuse: None, vanish: None });
+        let all = world.ask(Span::ALL);
+        let (from_ns, to_ns) = (all.accounted_from_ns.unwrap(), all.accounted_to_ns.unwrap());
+        let report = world.ask(Span { from_ns, to_ns });
+        prop_assert!(report.complete(), "{:?}", report.findings);
+        prop_assert_eq!(to_ns, world.stored.last().unwrap().sealed_ns);
+        // What was told by a clock that is ahead of the present one may come again.
+        prop_assert!(world.here.iter().all(|time| (from_ns..=to_ns).contains(time) || *time > to_ns));
     }
 
     /// Without crashes and vanished packets, every event of the world that is not here is counted, once the last packet is here.
@@ -534,4 +639,41 @@ fn between_two_epochs_nothing_is_known() {
         )
         .complete()
     );
+}
+
+#[test]
+fn a_machine_that_comes_back_with_an_old_clock_is_blind_up_to_the_time_that_it_is_set_to() {
+    let mut world = sealed(&[1, 1]);
+    let before = world.wall(world.now);
+    world.step(Step::Reset(-86_400));
+    for _ in 0..2 {
+        world.step(Step::Event { held: false });
+        world.step(Step::Seal);
+    }
+    // The network's time comes a day later by this clock.
+    world.step(Step::Jump(86_400 + 3_600));
+    let set = world.wall(world.now);
+    world.step(Step::Event { held: false });
+    world.step(Step::Seal);
+    world.step(Step::Send {
+        refuse: None,
+        vanish: None,
+    });
+    for time in [before + S, before + 1_800 * S, set - 10 * S] {
+        let report = world.ask(Span {
+            from_ns: time,
+            to_ns: time,
+        });
+        let blind = What::Blind {
+            after_clean_stop: false,
+        };
+        assert!(finding(&report).contains(&&blind), "{report:?}");
+    }
+    for time in &world.here {
+        let report = world.ask(Span {
+            from_ns: *time,
+            to_ns: *time,
+        });
+        assert!(!finding(&report).contains(&&What::Unknown), "{report:?}");
+    }
 }

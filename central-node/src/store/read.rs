@@ -206,7 +206,7 @@ fn judge(
     let mut packets = connection.prepare_cached(
         "SELECT sequence, run, run_began_ns, sealed_ns, at_boot_ns, first_boot_ns, last_boot_ns, counts, account, digest, previous,
             EXISTS (SELECT 1 FROM conflict WHERE conflict.epoch = packet.epoch AND conflict.stream = packet.stream
-                AND conflict.sequence = packet.sequence)
+                AND conflict.sequence = packet.sequence), boot
          FROM packet WHERE epoch = ? AND stream = ? AND sequence >= ? ORDER BY sequence",
     )?;
     let mut rows = packets.query((place.0, place.1, from))?;
@@ -229,6 +229,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     Ok(Summary {
         sequence: row.get(0)?,
         run: row.get(1)?,
+        boot: row.get(12)?,
         run_began_ns: row.get(2)?,
         sealed_ns: row.get(3)?,
         at_boot_ns: row.get(4)?,

@@ -30,7 +30,6 @@ pub struct Prepared {
     bytes: Vec<u8>,
     previous: Option<Digest>,
     summary: Summary,
-    boot: Vec<u8>,
     version: String,
     host: String,
     first_ns: i64,
@@ -49,7 +48,7 @@ impl Prepared {
     #[must_use]
     pub fn new(packet: Packet) -> Self {
         let summary = Summary::of(&packet);
-        let (header, body) = (packet.opened.header(), packet.opened.body());
+        let body = packet.opened.body();
         let times = || body.events.iter().map(|event| event.time_ns);
         let accounted = summary.wall_ns(summary.last_boot_ns);
         let mut counters: Vec<i64> = body
@@ -74,7 +73,6 @@ impl Prepared {
             place: packet.place,
             digest: *packet.opened.digest(),
             previous: packet.previous,
-            boot: header.boot_id.clone(),
             version: body
                 .agent
                 .as_ref()
@@ -247,7 +245,7 @@ fn insert(connection: &Connection, epoch: i64, packet: &Prepared) -> Result<(), 
                 packet.previous,
                 summary.run,
                 summary.run_began_ns,
-                packet.boot,
+                packet.summary.boot,
                 summary.sealed_ns,
                 received_ns,
                 summary.at_boot_ns,

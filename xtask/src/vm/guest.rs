@@ -1,6 +1,7 @@
 //! Boots one guest and reads what it says. The protocol's other end is tests/vm/init.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,6 +14,10 @@ use crate::vm::packages::{KernelFiles, Programs};
 /// Time for booting and powering off on a loaded machine, beside the suite's own.
 const BOOT_TIME: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(50);
+/// What a suite says when it may be reset.
+const RESET: &str = "reset now";
+/// It is, at most so long afterwards, in milliseconds.
+const RESET_WITHIN: u64 = 4_000;
 /// The test system's answer to a program that took too long.
 const TIMED_OUT: i32 = 124;
 
@@ -28,6 +33,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) timeout: Duration,
     /// Path of the logs, without extension.
     pub(crate) log: PathBuf,
+    /// A file that is its disk.
+    pub(crate) disk: Option<&'a Path>,
 }
 
 /// How a suite went in a guest.
@@ -42,6 +49,42 @@ pub(crate) struct Outcome {
 
 /// Boots, waits for the end, reads the result.
 pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
+    run(boot, None).map(|(outcome, _)| outcome)
+}
+
+/// Boots, kills QEMU at a moment of chance after the suite has said that it may be, boots again with the same disk, and gives how
+/// that went. What the guest had written and waited for (fdatasync) is in the file, whatever QEMU's cache mode: it is this
+/// machine's to write it to its own disk, and this machine goes on.
+pub(crate) fn boot_twice(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
+    let after =
+        Duration::from_millis(RandomState::new().hash_one(boot.log.as_os_str()) % RESET_WITHIN);
+    let first = Boot {
+        log: boot.log.with_file_name(format!(
+            "{}-before",
+            boot.log.file_name().unwrap_or_default().to_string_lossy()
+        )),
+        ..*boot
+    };
+    let (mut before, reset) = run(&first, Some(after))?;
+    if !reset {
+        before.tally.fail("the guest was not reset".to_owned());
+        fs::copy(
+            first.log.with_extension("results.log"),
+            boot.log.with_extension("results.log"),
+        )?;
+        return Ok(before);
+    }
+    println!(
+        "  reset {} ms after the suite had said {RESET:?}",
+        after.as_millis()
+    );
+    let mut outcome = self::boot(boot)?;
+    outcome.seconds += before.seconds;
+    Ok(outcome)
+}
+
+/// Boots and waits for the end, or kills QEMU so long after the suite has said that it may be; whether that came.
+fn run(boot: &Boot<'_>, reset_after: Option<Duration>) -> anyhow::Result<(Outcome, bool)> {
     let console = boot.log.with_extension("console.log");
     let channel = boot.log.with_extension("results.log");
     let errors = boot.log.with_extension("qemu.log");
@@ -49,9 +92,12 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
         File::create(stale)?;
     }
     let started = Instant::now();
-    let mut qemu = boot
-        .programs
-        .qemu()?
+    let mut qemu = boot.programs.qemu()?;
+    if let Some(disk) = boot.disk {
+        qemu.arg("-drive")
+            .arg(format!("file={},format=raw,if=virtio", disk.display()));
+    }
+    let mut qemu = qemu
         .args([
             "-nodefaults",
             "-no-user-config",
@@ -92,9 +138,24 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
         .context("cannot start QEMU")?;
     let deadline = started + boot.timeout + BOOT_TIME;
     let mut hung = false;
+    let mut reset_at = None;
     let status = loop {
         if let Some(status) = qemu.try_wait()? {
             break status;
+        }
+        if let Some(after) = reset_after {
+            if reset_at.is_none() && may_reset(&fs::read(&channel)?) {
+                reset_at = Some(Instant::now() + after);
+            }
+            if reset_at.is_some_and(|at| Instant::now() >= at) {
+                qemu.kill()?;
+                qemu.wait()?;
+                let outcome = Outcome {
+                    seconds: started.elapsed().as_secs(),
+                    ..Outcome::default()
+                };
+                return Ok((outcome, true));
+            }
         }
         if Instant::now() > deadline {
             hung = true;
@@ -116,7 +177,13 @@ pub(crate) fn boot(boot: &Boot<'_>) -> anyhow::Result<Outcome> {
             .tally
             .fail(format!("QEMU: {status}: {}", said.trim()));
     }
-    Ok(outcome)
+    Ok((outcome, false))
+}
+
+/// Whether the suite has said that the guest may be reset.
+fn may_reset(channel: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(channel);
+    text.lines().any(|line| said(line) == Some(RESET))
 }
 
 /// What the suite wrote, of a line of the guest's result channel.
@@ -203,6 +270,14 @@ mod tests {
             1,
             "test b failed",
         );
+    }
+
+    #[test]
+    fn a_guest_is_reset_when_its_suite_says_so() {
+        assert!(may_reset(b"boot 6.1\r\nout 7 x\r\nout 9 reset now\r\n"));
+        for text in ["", "reset now", "out 9 reset nowhere", "told reset now"] {
+            assert!(!may_reset(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Describer {
             v1::ProcessType::ScriptExec
         };
         process.set_type(kind);
-        process.exec_time_ns = Some(context.wall_ns(head.header.time_boot_ns));
+        process.exec_time_ns = Some(self.clock.wall_ns(head.header.time_boot_ns));
         process.image = Some(image);
         process.script_chain = scripts;
         process.ns_pid = (head.ns_pid != 0).then_some(head.ns_pid);

@@ -474,13 +474,17 @@ impl Judge {
             (Some(_) | None, _) => None,
         };
         if let Some(since_boot_ns) = since_boot_ns {
-            // By the clock as it was before, and as it is after.
+            // By the clock as it was before, and as it is after: one time unless it was set.
             let length_ns = to_boot_ns.saturating_sub(since_boot_ns);
-            self.find(
-                what,
-                from_ns.min(blind.to_time_ns.saturating_sub(length_ns)),
-                to_ns.max(from_ns.saturating_add(length_ns)),
-            );
+            let before = (from_ns, from_ns.saturating_add(length_ns));
+            let to_ns = blind.to_time_ns;
+            let after = (to_ns.saturating_sub(length_ns), to_ns);
+            if before.1 < after.0 || after.1 < before.0 {
+                self.find(what.clone(), before.0, before.1);
+                self.find(what, after.0, after.1);
+            } else {
+                self.find(what, before.0.min(after.0), before.1.max(after.1));
+            }
             return;
         }
         let booted_ns = to_ns.saturating_sub(to_boot_ns);

@@ -34,6 +34,8 @@ enum Step {
     Jump(i64),
     /// The machine is reset, and comes back with its clock set by so many seconds; an event happens before the agent runs.
     Reset(i64),
+    /// The agent is killed, its clock is set by so many seconds, it starts again; events happen before and after the setting.
+    Absent(i64),
 }
 
 /// Seconds by which clocks are set.
@@ -64,12 +66,14 @@ fn step_of_time() -> impl Strategy<Value = Step> {
         | Step::Crash
         | Step::Stop
         | Step::Jump(_)
-        | Step::Reset(_)) => step,
+        | Step::Reset(_)
+        | Step::Absent(_)) => step,
     });
     prop_oneof![
         8 => sent,
         1 => seconds().prop_map(Step::Jump),
         1 => seconds().prop_map(Step::Reset),
+        1 => seconds().prop_map(Step::Absent),
     ]
 }
 
@@ -182,13 +186,22 @@ impl World {
         self.away.extend(times);
     }
 
-    fn begin_run(&mut self, clean: bool, reset: Option<i64>) {
+    /// Starts the agent again, perhaps after the clock was set by so many seconds, which may have been by a reset.
+    fn begin_run(&mut self, clean: bool, set: Option<(i64, bool)>) {
         let boot = self.boot;
         let (last, sealed) = self.durable.unzip();
         let unseen = self.tick();
-        if let Some(step) = reset {
-            self.boot += 1;
-            self.jumps.push((unseen, step * S));
+        match set {
+            Some((seconds, true)) => {
+                self.boot += 1;
+                self.jumps.push((unseen, seconds * S));
+            }
+            Some((seconds, false)) => {
+                let from = self.tick();
+                self.jumps.push((from, seconds * S));
+                self.lose([from]);
+            }
+            None => {}
         }
         self.lose([unseen]);
         let attached = self.tick();
@@ -274,7 +287,12 @@ impl World {
             }
             Step::Reset(seconds) => {
                 self.crash();
-                self.begin_run(false, Some(seconds));
+                self.begin_run(false, Some((seconds, true)));
+                self.seal();
+            }
+            Step::Absent(seconds) => {
+                self.crash();
+                self.begin_run(false, Some((seconds, false)));
                 self.seal();
             }
         }

@@ -240,7 +240,11 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            // An empty key after a power cut would have to be found out and made anew.
+            file.sync_all()
+        });
     written.map_err(|source| CertificateError::File {
         path: path.to_owned(),
         source,

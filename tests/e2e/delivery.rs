@@ -128,7 +128,7 @@ impl Node {
             .arg(place.join("ca.pem"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -413,8 +413,7 @@ fn chaos() {
                     node.kill();
                 }
                 if random & 0x300 != 0 {
-                    // Dropping it kills it.
-                    drop(current);
+                    current.kill();
                     killed += 1;
                     current = sensor(&config);
                 }

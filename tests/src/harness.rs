@@ -375,6 +375,12 @@ impl Sensor {
         self.wait()
     }
 
+    /// Kills it, as the kernel does when memory is short.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a running sensor");
+        self.child.wait().expect("a child");
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> End {
         let limit = Place::here().patience();

@@ -85,6 +85,8 @@ pub struct Config {
     pub output: OutputConfig,
     /// Where things are kept that survive a restart; absolute.
     pub state_directory: PathBuf,
+    /// Privileges are given up once the sensor watches.
+    pub confine: bool,
     /// Limits of what waits for receivers.
     pub spool: SpoolLimits,
     /// Receivers of packets, by name.
@@ -1043,6 +1045,7 @@ impl TryFrom<ConfigFile> for Config {
                 redact: checks.names("environment.redact", file.environment.redact),
             },
             user_varlink: file.user.varlink,
+            confine: file.confine.enabled,
             host: HostConfig {
                 root: checks
                     .absolute("host.root", Some(file.host.root))

@@ -19,6 +19,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::confine::{Confinement, Role};
+
 /// Longest question.
 const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// Longest answer.
@@ -107,7 +109,7 @@ impl Server {
     ///
     /// # Errors
     /// bind(2), chmod(2), eventfd(2), or the thread.
-    pub fn start(path: &Path, answer: Answer) -> io::Result<Self> {
+    pub fn start(path: &Path, answer: Answer, confinement: &Confinement) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -117,10 +119,13 @@ impl Server {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(EventFd::new()?);
-        let stopped = Arc::clone(&stop);
+        let (stopped, confined) = (Arc::clone(&stop), confinement.clone());
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&listener, &stopped, &answer))?;
+            .spawn(move || {
+                confined.enter(Role::Control);
+                serve(&listener, &stopped, &answer);
+            })?;
         Ok(Self {
             path: path.to_owned(),
             stop,
@@ -265,7 +270,10 @@ mod tests {
             Request::Status => Ok(serde_json::json!({"rows": 3})),
             Request::Reload => Err("rule 2 is wrong".to_owned()),
         };
-        (Server::start(&path, Box::new(answer)).unwrap(), path)
+        (
+            Server::start(&path, Box::new(answer), &Confinement::default()).unwrap(),
+            path,
+        )
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod args;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod enrich;
 pub mod event;

@@ -23,6 +23,7 @@ use sensor_common::counter::KIND_SLOTS;
 use sensor_common::record::{Header, Lane, RecordKind};
 use zerocopy::FromBytes as _;
 
+use crate::confine::{Confinement, Role};
 use crate::loader::{ReaderAwake, Ring, TableError};
 use crate::recording::{Footer, Recording, RecordingError};
 
@@ -198,7 +199,9 @@ impl Reader {
         counters: Arc<ReaderCounters>,
         tee: Option<Tee>,
         notify: Notify,
+        confinement: &Confinement,
     ) -> Result<Self, ReaderError> {
+        let confinement = confinement.clone();
         let wait = |errno: nix::errno::Errno| ReaderError::Wait(errno.into());
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Arc::new(Stop {
@@ -209,15 +212,18 @@ impl Reader {
         let asked = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("reader".to_owned())
-            .spawn(move || match source {
-                Source::Rings {
-                    rings,
-                    awake,
-                    before,
-                } => Polling::new(*rings, awake, intake, asked)?
-                    .run(&before)
-                    .map(|()| None),
-                Source::Recording(recording) => replay(*recording, intake, &asked),
+            .spawn(move || {
+                confinement.enter(Role::Reader);
+                match source {
+                    Source::Rings {
+                        rings,
+                        awake,
+                        before,
+                    } => Polling::new(*rings, awake, intake, asked)?
+                        .run(&before)
+                        .map(|()| None),
+                    Source::Recording(recording) => replay(*recording, intake, &asked),
+                }
             })
             .map_err(ReaderError::Thread)?;
         Ok(Self { thread, stop })
@@ -770,7 +776,14 @@ mod tests {
         let (sender, receiver) = queue(2);
         let counters = Arc::new(ReaderCounters::default());
         let source = Source::Recording(Box::new(recording));
-        let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}));
+        let reader = Reader::spawn(
+            source,
+            sender,
+            Arc::clone(&counters),
+            None,
+            Box::new(|| {}),
+            &Confinement::default(),
+        );
         let mut received = 0;
         loop {
             match receiver.receive(Duration::from_secs(10)) {
@@ -798,7 +811,15 @@ mod tests {
         drop(receiver);
         let counters = Arc::new(ReaderCounters::default());
         let source = Source::Recording(Box::new(recording));
-        let reader = Reader::spawn(source, sender, counters, None, Box::new(|| {})).unwrap();
+        let reader = Reader::spawn(
+            source,
+            sender,
+            counters,
+            None,
+            Box::new(|| {}),
+            &Confinement::default(),
+        )
+        .unwrap();
         reader.join().unwrap();
     }
 }

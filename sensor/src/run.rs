@@ -15,6 +15,7 @@ use sensor_common::record::{Lane, RecordKind};
 
 use crate::clock::{Clock, ClockError};
 use crate::config::{Config, SettingsSource};
+use crate::confine::{Confinement, Role};
 use crate::control;
 use crate::exit::ExitStatus;
 use crate::filter::Filter;
@@ -39,6 +40,7 @@ mod service;
 mod settings;
 mod signal;
 
+use build::Confined;
 use desk::Desk;
 use instance::Instance;
 pub use instance::InstanceError;
@@ -189,6 +191,7 @@ pub fn live(
 ) -> Result<Summary, RunError> {
     let config = request.config;
     let called = Instant::now();
+    let hidden = build::hide(config);
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
@@ -198,9 +201,12 @@ pub fn live(
     let notifier = Notifier::from_environment();
     notifier.starting("attaching programs");
     let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
-    let sink = build::sink(config, &clock, &closed, &bell)?;
-    let counters = Arc::new(ReaderCounters::default());
     let (context, opening) = build::spool(config, &proc, &clock)?.unzip();
+    // Every thread that is started from here on has less than this one had.
+    let confined = build::confine(config, &kernel, &proc, hidden, true);
+    let confinement = &confined.confinement;
+    let sink = build::sink(config, &clock, &closed, &bell, confinement)?;
+    let counters = Arc::new(ReaderCounters::default());
     let packets = context
         .as_ref()
         .zip(opening.as_ref())
@@ -220,15 +226,24 @@ pub fn live(
         &clock,
         filter,
         (sink, packets),
+        &confined,
     )?;
     let keeper = context
         .as_ref()
-        .map(|context| Keeper::start(context, config.spool.sync_period))
+        .map(|context| Keeper::start(context, config.spool.sync_period, confinement))
         .transpose()?;
     let (sender, receiver) = reader::queue(batches(config));
-    let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
+    let reader = Reader::spawn(
+        source,
+        sender,
+        Arc::clone(&counters),
+        None,
+        Box::new(|| {}),
+        confinement,
+    )?;
     let began = Instant::now();
     let after_ms = u64::try_from((began - called).as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(layers = %confinement.brief(), "confined");
     tracing::info!(after_ms, hooks = %kernel.loaded.coverage().brief(), "ready");
     let (control, commands) = sync_channel(4);
     let connecting = kernel.connecting;
@@ -258,13 +273,13 @@ pub fn live(
                 &report,
                 asker.apply(),
             );
-            Delivery::start(&config.sinks, context, Some(&management))
+            Delivery::start(&config.sinks, context, Some(&management), confinement)
                 .map_err(RunError::start("sinks"))?
         }
     };
     let socket = control::socket_path(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())
         .map_err(RunError::start("control socket"))?;
-    let socket = control::Server::start(&socket, asker.control())
+    let socket = control::Server::start(&socket, asker.control(), confinement)
         .map_err(RunError::start("control socket"))?;
     let metrics = config
         .metrics
@@ -286,6 +301,7 @@ pub fn live(
         context: context.as_ref(),
         delivery: delivery.as_ref(),
         settings: &report,
+        confinement,
     };
     let deadline = request.duration.map(|duration| began + duration);
     let mut next_statistics = request.stats.then(|| began + STATISTICS_EVERY);
@@ -389,6 +405,7 @@ fn closed_reason(closed: &build::Closed) -> Option<RunError> {
 /// [`RunError`].
 pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     let config = request.config;
+    let hidden = build::hide(config);
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
@@ -402,13 +419,23 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
         ledger: Ledger::new(),
         written: 0,
     };
+    // The file is open; nothing else is written.
+    let Confined { confinement, .. } = build::confine(config, &kernel, &proc, hidden, false);
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(batches(config));
-    let reader = Reader::spawn(source, sender, Arc::clone(&counters), None, Box::new(|| {}))?;
+    let reader = Reader::spawn(
+        source,
+        sender,
+        Arc::clone(&counters),
+        None,
+        Box::new(|| {}),
+        &confinement,
+    )?;
     let began = Instant::now();
     let thread = std::thread::Builder::new()
         .name("recorder".to_owned())
         .spawn(move || -> Result<Taking, RecordingError> {
+            confinement.enter(Role::Output);
             loop {
                 match receiver.receive(PULSE) {
                     Ok(batch) => {
@@ -567,7 +594,8 @@ pub fn replay(
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
     let closed = build::Closed::default();
     let clock = Arc::new(Clock::new()?);
-    let sink = build::sink(config, &clock, &closed, &bell)?;
+    let unconfined = Confinement::default();
+    let sink = build::sink(config, &clock, &closed, &bell, &unconfined)?;
     let counters = Arc::new(ReaderCounters::default());
     let (context, opening) = if deliver {
         build::spool(config, &Proc::new("/proc"), &clock)?.unzip()
@@ -585,13 +613,14 @@ pub fn replay(
     let pipeline = build::replay(config, recording.header(), filter, sink, packets)?;
     let keeper = context
         .as_ref()
-        .map(|context| Keeper::start(context, config.spool.sync_period))
+        .map(|context| Keeper::start(context, config.spool.sync_period, &unconfined))
         .transpose()?;
     let delivery = match &context {
         None => None,
         // Nobody's settings are for a recording.
         Some(context) => {
-            Delivery::start(&config.sinks, context, None).map_err(RunError::start("sinks"))?
+            Delivery::start(&config.sinks, context, None, &unconfined)
+                .map_err(RunError::start("sinks"))?
         }
     };
     let (sender, receiver) = reader::queue(batches(config));
@@ -601,6 +630,7 @@ pub fn replay(
         Arc::clone(&counters),
         None,
         Box::new(|| {}),
+        &unconfined,
     )?;
     let (control, commands) = sync_channel(1);
     drop(control);
@@ -761,12 +791,18 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start(context: &Context, period: Duration) -> Result<Self, RunError> {
+    fn start(
+        context: &Context,
+        period: Duration,
+        confinement: &Confinement,
+    ) -> Result<Self, RunError> {
+        let confinement = confinement.clone();
         let (stop, stopped) = sync_channel::<()>(1);
         let context = context.clone();
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
             .spawn(move || {
+                confinement.enter(Role::Spool);
                 while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                     context.spool.sync(context.now());
                 }

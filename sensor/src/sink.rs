@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use sensor_proto::v1::EventType;
 
+use crate::confine::{Confinement, Role};
 use crate::ledger::SinkAccount;
 
 pub mod central_node;
@@ -200,7 +201,9 @@ impl SinkHandle {
         mut target: impl Target,
         capacity_bytes: usize,
         listener: Listener,
+        confinement: &Confinement,
     ) -> io::Result<Self> {
+        let confinement = confinement.clone();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -210,6 +213,7 @@ impl SinkHandle {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                confinement.enter(Role::Output);
                 Worker {
                     shared: &seen,
                     listener,

@@ -26,6 +26,7 @@ use sensor_tests::trigger;
 mod bench;
 mod clock;
 mod common;
+mod confine;
 mod connect;
 mod delivery;
 mod exec;
@@ -49,6 +50,7 @@ mod soak;
 
 fn main() -> ExitCode {
     trigger::dispatch();
+    confine::dispatch();
     let place = match Place::enter() {
         Ok(place) => place,
         Err(problem) => {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         otlp::TESTS,
         metrics::TESTS,
         local::TESTS,
+        confine::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

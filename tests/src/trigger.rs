@@ -26,6 +26,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{Gid, Uid};
+use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
 use crate::place::Place;
@@ -328,6 +329,25 @@ impl State {
             "umask" => drop(nix::sys::stat::umask(Mode::from_bits_truncate(
                 words.number()?,
             ))),
+            // As a service manager starts a service: `bounded BITS`, the capabilities that are left, and all the locked memory there is.
+            "bounded" => {
+                let left = CapabilitySet::from_bits_retain(words.text()?.parse()?);
+                let unlimited = nix::sys::resource::RLIM_INFINITY;
+                let limit = nix::sys::resource::Resource::RLIMIT_MEMLOCK;
+                // Nothing needs it where it is refused: BPF memory counts against it before Linux 5.11 only.
+                drop(nix::sys::resource::setrlimit(limit, unlimited, unlimited));
+                for number in 0..u64::BITS {
+                    let one = CapabilitySet::from_bits_retain(1 << number);
+                    if left.contains(one) {
+                        continue;
+                    }
+                    match rustix::thread::remove_capability_from_bounding_set(one) {
+                        // Beyond the last that this kernel has.
+                        Err(rustix::io::Errno::INVAL) => break,
+                        result => result?,
+                    }
+                }
+            }
             "core-unlimited" => {
                 let unlimited = nix::sys::resource::RLIM_INFINITY;
                 let limit = nix::sys::resource::Resource::RLIMIT_CORE;

@@ -17,6 +17,7 @@ mod tests {
     const LAYERS: &[&[&str]] = &[
         &["clock", "config", "exit", "ledger"],
         &[
+            "confine",
             "event",
             "format",
             "kernel",

@@ -117,6 +117,7 @@ fn write(out: &mut String, status: &Value) -> std::fmt::Result {
     if let Some(scope) = status.pointer("/scope").and_then(Value::as_str) {
         writeln!(out, "scope: {scope}")?;
     }
+    confinement(out, status)?;
     rows(out, status)?;
     for open in status
         .pointer("/ledger/imbalances")
@@ -209,6 +210,29 @@ fn spool(out: &mut String, status: &Value) -> std::fmt::Result {
     Ok(())
 }
 
+/// What the daemon has given up, by layer; those that are not in force say why.
+fn confinement(out: &mut String, status: &Value) -> std::fmt::Result {
+    let layers = status.pointer("/confinement").and_then(Value::as_array);
+    let Some(layers) = layers else {
+        return Ok(());
+    };
+    if layers.is_empty() {
+        return writeln!(out, "confined: no, as configured");
+    }
+    let (mut names, mut absent) = (Vec::new(), String::new());
+    for layer in layers {
+        let name = word(layer, "/layer");
+        if layer.pointer("/in_force").and_then(Value::as_bool) == Some(true) {
+            names.push(name);
+        } else {
+            writeln!(absent, "  not by {name}: {}", word(layer, "/detail"))?;
+        }
+    }
+    writeln!(out, "confined: {}", names.join(", "))?;
+    out.push_str(&absent);
+    Ok(())
+}
+
 fn sink(out: &mut String, sink: &Value, now_ns: i64) -> std::fmt::Result {
     write!(
         out,
@@ -260,6 +284,9 @@ mod tests {
         let status = serde_json::json!({
             "version": "1.2.3", "pid": 7, "uptime_seconds": 3_725, "now_ns": 100_000_000_000_i64,
             "hooks": "6 of 6", "scope": null,
+            "confinement": [{"layer": "capabilities", "in_force": true, "detail": "kept: none"},
+                {"layer": "seccomp", "in_force": true, "detail": ""},
+                {"layer": "landlock", "in_force": false, "detail": "the kernel has none"}],
             "ledger": {"rows": {"exec": {"kernel": {"attempted": 12, "filtered": {"scope": 1}, "lost": {}},
                 "daemon": {"received": 11, "synthesised": 1, "sealed": 10, "filtered": {"a": 1}, "lost": {"x": 2},
                 "waiting": {"hold": 3}}}, "exit": {}}, "imbalances": []},
@@ -275,6 +302,8 @@ mod tests {
         let expected = "\
 sensor 1.2.3 as process 7, running for 1 h 2 min
 hooks: 6 of 6
+confined: capabilities, seccomp
+  not by landlock: the kernel has none
 
 type             per s         seen    delivered   filtered     lost  waiting
 exec               2.5           13           10          2        2        3

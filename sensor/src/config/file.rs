@@ -45,6 +45,8 @@ pub struct ConfigFile {
     pub output: OutputTable,
     /// Where things are kept that survive a restart.
     pub state: StateTable,
+    /// What the sensor gives up once it watches: capabilities, system calls, files. See [confinement.md](confinement.md).
+    pub confine: ConfineTable,
     /// What waits for receivers, in `spool` under `state.directory`; only with sinks. Read at start: a smaller limit is kept from
     /// then on, and what is over it goes, told to every sink.
     pub spool: SpoolTable,
@@ -413,6 +415,20 @@ pub struct UserTable {
 impl Default for UserTable {
     fn default() -> Self {
         Self { varlink: true }
+    }
+}
+
+/// `[confine]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfineTable {
+    /// Off only to find out whether a fault comes from it: the sensor then keeps every privilege that it was started with.
+    pub enabled: bool,
+}
+
+impl Default for ConfineTable {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -799,8 +799,13 @@ mod tests {
             timeout: PATIENCE,
             ..HashConfig::default()
         };
-        let (pool, mut results) =
-            HashPool::spawn(patient, Proc::default(), Arc::clone(&clock)).unwrap();
+        let (pool, mut results) = HashPool::spawn(
+            patient,
+            Proc::default(),
+            Arc::clone(&clock),
+            crate::confine::Confinement::default(),
+        )
+        .unwrap();
         // The name is of no use to the pool: it has the file.
         fs::rename(&path, fixture.path("renamed")).unwrap();
         let identity = closed.identity;

@@ -45,7 +45,7 @@ pub use self::fs::{RefusedFileSystems, UnknownFileSystem};
 pub(crate) use self::identity::observe;
 pub(crate) use self::identity::{Seen, observe_again, same_file};
 pub(crate) use self::open::{Opener, Reached, Unreached, open_for_reading};
-pub use self::pool::HashPool;
+pub use self::pool::{HashPool, executables_are_frozen};
 use super::file::FileFacts;
 
 /// What a job's file is to its event.
@@ -274,6 +274,8 @@ pub struct HashConfig {
     /// Whether a read lease is asked for to see whether writers are left (needs CAP_LEASE for files of others). Who opens
     /// such a file for writing in these microseconds waits.
     pub leases: bool,
+    /// What [`executables_are_frozen`] said with the privileges of the start; `None`: the pool asks.
+    pub executables_frozen: Option<bool>,
 }
 
 impl Default for HashConfig {
@@ -293,6 +295,7 @@ impl Default for HashConfig {
             watches: 512,
             refused: RefusedFileSystems::default(),
             leases: true,
+            executables_frozen: None,
         }
     }
 }

@@ -250,6 +250,38 @@ pub fn ignore_sigio() -> io::Result<()> {
     Ok(())
 }
 
+/// Puts a filter of system calls into force for this thread and those that it starts, or for all threads of the process.
+///
+/// # Errors
+/// `ENOSYS`, `EINVAL`: the kernel has no filters, or refuses this one; `EACCES`: `no_new_privs` is not set and CAP_SYS_ADMIN is
+/// missing; `ESRCH`: a thread has a filter that this one has not.
+pub fn install_filter(program: &[libc::sock_filter], all_threads: bool) -> io::Result<()> {
+    let invalid = |_error| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut argument = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(invalid)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // With TSYNC, a thread that cannot follow is told by ESRCH instead of its number.
+    let flags = if all_threads {
+        libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+    } else {
+        0
+    };
+    // SAFETY: the argument points to `len` instructions that live across the call, and the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw mut argument,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, OpenOptions};

@@ -19,7 +19,15 @@ fn sink(path: &Path) -> SinkHandle {
         age: Some(Duration::from_secs(3600)),
         keep: 1,
     };
-    spawn(path, rotation, Box::new(|| 0), 1 << 20, Box::new(|_| {})).unwrap()
+    spawn(
+        path,
+        rotation,
+        Box::new(|| 0),
+        1 << 20,
+        Box::new(|_| {}),
+        &crate::confine::Confinement::default(),
+    )
+    .unwrap()
 }
 
 fn pipeline(folder: &Path, users: Users) -> Pipeline {

@@ -1,8 +1,10 @@
 //! Every part from the configuration: the kernel's side, the sink, the pipeline.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::thread::CapabilitySet;
 use sensor_common::record::{Lane, RecordKind};
 use sensor_proto::v1;
 use uuid::Uuid;
@@ -11,10 +13,12 @@ use super::signal::Bell;
 use super::{Request, RunError};
 use crate::clock::Clock;
 use crate::config::{Config, ReceiverConfig};
+use crate::confine::capability::Trial;
+use crate::confine::{self, Confinement, Places as OwnPlaces};
 use crate::enrich::close_watch::{CloseConfig, CloseWatch};
 use crate::enrich::container::Places;
 use crate::enrich::environment::Policy;
-use crate::enrich::hash::{HashConfig, HashPool};
+use crate::enrich::hash::{HashConfig, HashPool, executables_are_frozen};
 use crate::enrich::host::{self, HostFacts};
 use crate::enrich::process::{Describer, Limits, ProcessTable};
 use crate::enrich::user::Users;
@@ -184,6 +188,84 @@ pub(super) fn kernel(
     Ok((kernel, source))
 }
 
+/// What came of giving up privileges, and what had to be found out before.
+#[derive(Debug)]
+pub(super) struct Confined {
+    /// For threads.
+    pub(super) confinement: Confinement,
+    /// [`executables_are_frozen`].
+    executables_frozen: bool,
+}
+
+/// As the very first: nobody else looks into the memory that will hold what processes said. `None`: not wanted.
+pub(super) fn hide(config: &Config) -> Option<io::Result<()>> {
+    config.confine.then(confine::hide_memory)
+}
+
+/// Gives up, for good, what a sensor that watches does not need. `hidden`: what [`hide`] gave; `writes`: what is written goes to
+/// a file or the spool.
+pub(super) fn confine(
+    config: &Config,
+    kernel: &Kernel,
+    proc: &Proc,
+    hidden: Option<io::Result<()>>,
+    writes: bool,
+) -> Confined {
+    let executables_frozen = executables_are_frozen(proc);
+    let Some(hidden) = hidden else {
+        tracing::warn!("not confined, as configured: every privilege of the start is kept");
+        return Confined {
+            confinement: Confinement::default(),
+            executables_frozen,
+        };
+    };
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new(".").to_owned(),
+        Some(folder) => folder.to_owned(),
+        None => path.to_owned(),
+    };
+    let spooled = writes && !config.sinks.is_empty();
+    let places = OwnPlaces {
+        output: config.output.path.as_deref().filter(|_| writes).map(folder),
+        state: spooled.then(|| config.state_directory.clone()),
+    };
+    let counters = || kernel.counters.read().is_ok();
+    let own = [&places.output, &places.state];
+    let own: Vec<(&Path, Box<dyn Fn() -> bool>)> = own
+        .into_iter()
+        .flatten()
+        .map(|folder| {
+            let owned = folder.clone();
+            let works: Box<dyn Fn() -> bool> = Box::new(move || confine::may_write(&owned));
+            (folder.as_path(), works)
+        })
+        .collect();
+    let mut trials = vec![Trial {
+        // Before Linux 5.19, where unprivileged users may not use bpf(2).
+        wants: &[CapabilitySet::BPF, CapabilitySet::SYS_ADMIN],
+        what: "reading BPF maps".to_owned(),
+        works: &counters,
+    }];
+    trials.extend(own.iter().map(|(folder, works)| Trial {
+        wants: &[CapabilitySet::DAC_OVERRIDE],
+        what: format!("writing to {}", folder.display()),
+        works,
+    }));
+    let confinement = Confinement::begin(hidden, &places, &trials);
+    for layer in confinement.layers() {
+        tracing::debug!(
+            layer = layer.layer,
+            in_force = layer.in_force,
+            detail = layer.detail,
+            "confined"
+        );
+    }
+    Confined {
+        confinement,
+        executables_frozen,
+    }
+}
+
 /// Why the sink takes no more, for the main thread.
 pub(super) type Closed = Arc<Mutex<Option<String>>>;
 
@@ -193,6 +275,7 @@ pub(super) fn sink(
     clock: &Arc<Clock>,
     closed: &Closed,
     bell: &Arc<Bell>,
+    confinement: &Confinement,
 ) -> Result<SinkHandle, RunError> {
     let (closed, bell) = (Arc::clone(closed), Arc::clone(bell));
     let listener = Box::new(move |notice| match notice {
@@ -208,7 +291,7 @@ pub(super) fn sink(
     });
     let output = &config.output;
     match &output.path {
-        None => sink::stdout::spawn(output.buffer_bytes, listener)
+        None => sink::stdout::spawn(output.buffer_bytes, listener, confinement)
             .map_err(|error| RunError::Output(error.into())),
         Some(path) => {
             let rotation = sink::file::Rotation {
@@ -218,7 +301,8 @@ pub(super) fn sink(
             };
             let clock = Arc::clone(clock);
             let now = Box::new(move || clock.wall_now_ns().unwrap_or_default());
-            sink::file::spawn(path, rotation, now, output.buffer_bytes, listener)
+            let bytes = output.buffer_bytes;
+            sink::file::spawn(path, rotation, now, bytes, listener, confinement)
                 .map_err(|error| RunError::Output(error.into()))
         }
     }
@@ -323,6 +407,7 @@ pub(super) fn pipeline(
     clock: &Arc<Clock>,
     filter: Filter,
     (sink, packets): (SinkHandle, Option<(&Context, &Opening, Account)>),
+    confined: &Confined,
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
     // Under a scope the search would leave it, and the first process is outside.
@@ -371,13 +456,15 @@ pub(super) fn pipeline(
     }
     .map_err(RunError::start("snapshot of processes"))?;
     tracing::debug!(processes = found, "snapshot");
-    let hash = HashConfig::new(&config.hash).map_err(RunError::start("hash pool"))?;
+    let hash = HashConfig {
+        executables_frozen: Some(confined.executables_frozen),
+        ..HashConfig::new(&config.hash).map_err(RunError::start("hash pool"))?
+    };
     // Also where a hook tells of closes: it cannot for files that got their first name by a link, nor when its table is full.
     let closes = CloseWatch::spawn(CloseConfig::with(&hash), proc.clone(), clock.tick_ns())
         .map_err(RunError::start("watch for the last writer"))?;
-    // With the privileges of the start: it tries whether this kernel lets programs that run be written, which only who may
-    // write them can tell.
-    let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock))
+    let threads = confined.confinement.clone();
+    let (pool, results) = HashPool::spawn(hash, proc.clone(), Arc::clone(clock), threads)
         .map_err(RunError::start("hash pool"))?;
     let host = HostFacts::new(config.host.clone(), proc.clone(), clock)
         .map_err(RunError::start("facts of the host"))?;

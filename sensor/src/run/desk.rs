@@ -14,6 +14,7 @@ use super::signal::Bell;
 use super::{Control, PATIENCE, Reload, account, settings};
 use crate::clock::Clock;
 use crate::config::{Config, FilterSettings, SettingsSource};
+use crate::confine::Confinement;
 use crate::control::{Answer, Request};
 use crate::ledger::{Ledger, Row};
 use crate::loader::{Counters, Skips};
@@ -135,6 +136,7 @@ pub(super) struct Desk<'d> {
     pub(super) context: Option<&'d Context>,
     pub(super) delivery: Option<&'d Delivery>,
     pub(super) settings: &'d Mutex<SettingsReport>,
+    pub(super) confinement: &'d Confinement,
 }
 
 impl Desk<'_> {
@@ -244,6 +246,7 @@ impl Desk<'_> {
             "hooks": self.hooks,
             "scope": self.config.scope_cgroup.as_deref().map(Path::to_string_lossy),
             "process": self.process(),
+            "confinement": self.confinement.layers(),
             "ledger": ledger.to_json(None),
             "spool": spool.as_ref().map(spool_value),
             "sinks": sinks.collect::<Vec<_>>(),

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{ReceiverConfig, SinkConfig};
+use crate::confine::{Confinement, Role};
 use crate::ledger::SinkAccount;
 use crate::sink::central_node::{CentralNode, NodeSession};
 use crate::sink::jetstream::JetStream;
@@ -356,13 +357,16 @@ impl Delivery {
         sinks: &BTreeMap<String, SinkConfig>,
         context: &Context,
         management: Option<&Management>,
+        confinement: &Confinement,
     ) -> Result<Option<Self>, DeliveryError> {
         if sinks.is_empty() {
             return Ok(None);
         }
+        let confined = confinement.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("sinks")
+            .on_thread_start(move || confined.enter(Role::Delivery))
             .enable_all()
             .build()
             .map_err(DeliveryError::Threads)?;

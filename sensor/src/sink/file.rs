@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::confine::Confinement;
 use crate::sink::{Listener, Notice, SinkHandle, Target};
 
 const MODE: u32 = 0o600;
@@ -86,9 +87,10 @@ pub fn spawn(
     now: Now,
     capacity_bytes: usize,
     listener: Listener,
+    confinement: &Confinement,
 ) -> Result<SinkHandle, FileError> {
     let target = Appender::open(path, rotation, now)?;
-    SinkHandle::spawn("sink-file", target, capacity_bytes, listener)
+    SinkHandle::spawn("sink-file", target, capacity_bytes, listener, confinement)
         .map_err(|source| FileError::NoThread { source })
 }
 

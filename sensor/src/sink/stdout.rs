@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::confine::Confinement;
 use crate::sink::{Listener, SinkHandle, Target};
 
 /// How long a descriptor that does not block is waited for at a time.
@@ -18,13 +19,18 @@ struct Descriptor(OwnedFd);
 ///
 /// # Errors
 /// When standard output was closed before the start, or the thread cannot be started.
-pub fn spawn(capacity_bytes: usize, listener: Listener) -> io::Result<SinkHandle> {
+pub fn spawn(
+    capacity_bytes: usize,
+    listener: Listener,
+    confinement: &Confinement,
+) -> io::Result<SinkHandle> {
     let descriptor = rustix::stdio::stdout().try_clone_to_owned()?;
     SinkHandle::spawn(
         "sink-stdout",
         Descriptor(descriptor),
         capacity_bytes,
         listener,
+        confinement,
     )
 }
 
@@ -97,7 +103,14 @@ mod tests {
     fn sink(descriptor: OwnedFd) -> (SinkHandle, mpsc::Receiver<Notice>) {
         let (tell, notices) = mpsc::channel();
         let listener: Listener = Box::new(move |notice| drop(tell.send(notice)));
-        let sink = SinkHandle::spawn("test", Descriptor(descriptor), 1 << 20, listener).unwrap();
+        let sink = SinkHandle::spawn(
+            "test",
+            Descriptor(descriptor),
+            1 << 20,
+            listener,
+            &Confinement::default(),
+        )
+        .unwrap();
         (sink, notices)
     }
 

@@ -81,7 +81,8 @@ impl Bench {
             gate: Arc::clone(&gate),
         };
         let listener: Listener = Box::new(move |notice| drop(tell.send(notice)));
-        let sink = SinkHandle::spawn("test", target, capacity, listener).unwrap();
+        let sink =
+            SinkHandle::spawn("test", target, capacity, listener, &Confinement::default()).unwrap();
         Self {
             sink,
             written,
@@ -297,7 +298,15 @@ fn silent() -> Listener {
 }
 
 fn file(path: &Path, rotation: Rotation) -> SinkHandle {
-    file::spawn(path, rotation, Box::new(|| 0), 1 << 20, silent()).unwrap()
+    file::spawn(
+        path,
+        rotation,
+        Box::new(|| 0),
+        1 << 20,
+        silent(),
+        &Confinement::default(),
+    )
+    .unwrap()
 }
 
 fn lines(path: &Path) -> Vec<String> {

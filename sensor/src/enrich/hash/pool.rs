@@ -30,6 +30,7 @@ use super::judge::{Claim, empty};
 use super::open::Opener;
 use super::{HashConfig, HashJob, HashResult, Known, Released, What};
 use crate::clock::Clock;
+use crate::confine::Confinement;
 use crate::enrich::file::{FileFacts, descriptor_path};
 use crate::kernel::sys;
 use crate::procfs::Proc;
@@ -142,6 +143,7 @@ struct Shared {
     config: HashConfig,
     opener: Opener,
     clock: Arc<Clock>,
+    confinement: Confinement,
     /// Whether this kernel lets nobody write a program that runs.
     executables_frozen: bool,
     sender: mpsc::Sender<HashResult>,
@@ -163,12 +165,15 @@ impl HashPool {
         config: HashConfig,
         proc: Proc,
         clock: Arc<Clock>,
+        confinement: Confinement,
     ) -> std::io::Result<(Self, mpsc::Receiver<HashResult>)> {
         if config.leases {
             sys::ignore_sigio()?;
         }
         let (sender, receiver) = mpsc::channel(config.outstanding.max(1));
-        let executables_frozen = executables_are_frozen(&proc);
+        let executables_frozen = config
+            .executables_frozen
+            .unwrap_or_else(|| executables_are_frozen(&proc));
         let opener = Opener::new(proc, clock.tick_ns(), config.refused.clone());
         let store = Store {
             cache: Cache::new(config.cache_entries),
@@ -179,6 +184,7 @@ impl HashPool {
             config,
             opener,
             clock,
+            confinement,
             executables_frozen,
             sender,
             state: Mutex::default(),
@@ -245,8 +251,10 @@ impl HashPool {
     }
 }
 
-/// Tries to open the daemon's own program for writing. Kernels 6.11 to 6.12.1 allow it, and overlayfs does.
-fn executables_are_frozen(proc: &Proc) -> bool {
+/// Whether this kernel lets nobody write a program that runs: tries to open the daemon's own for writing. Kernels 6.11 to 6.12.1
+/// allow it, and overlayfs does. Only who may write the program can tell.
+#[must_use]
+pub fn executables_are_frozen(proc: &Proc) -> bool {
     let Ok(own) = proc.own().and_then(|own| own.executable_handle()) else {
         return false;
     };
@@ -506,7 +514,8 @@ mod tests {
 
     fn shared(config: HashConfig) -> (Arc<Shared>, mpsc::Receiver<HashResult>) {
         let clock = Arc::new(Clock::new().unwrap());
-        let (pool, receiver) = HashPool::spawn(config, Proc::default(), clock).unwrap();
+        let unconfined = Confinement::default();
+        let (pool, receiver) = HashPool::spawn(config, Proc::default(), clock, unconfined).unwrap();
         (pool.shared, receiver)
     }
 

@@ -53,7 +53,13 @@ impl Fixture {
 
     fn below(parent: &Path, config: HashConfig) -> Self {
         let clock = Arc::new(Clock::new().unwrap());
-        let (pool, results) = HashPool::spawn(config, Proc::default(), Arc::clone(&clock)).unwrap();
+        let (pool, results) = HashPool::spawn(
+            config,
+            Proc::default(),
+            Arc::clone(&clock),
+            crate::confine::Confinement::default(),
+        )
+        .unwrap();
         Self {
             folder: tempfile::tempdir_in(parent).unwrap(),
             pool,

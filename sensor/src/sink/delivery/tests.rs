@@ -478,7 +478,7 @@ fn config(address: SocketAddr, tls: TlsConfig) -> SinkConfig {
 
 pub(crate) fn start(host: &Host, config: SinkConfig) -> Delivery {
     let sinks = BTreeMap::from([("node".to_owned(), config)]);
-    Delivery::start(&sinks, &host.context, None)
+    Delivery::start(&sinks, &host.context, None, &Confinement::default())
         .unwrap()
         .unwrap()
 }
@@ -1017,7 +1017,12 @@ fn the_node_is_told_and_its_settings_are_taken_and_reported() {
     host.seal(Stream::Bulk, 2, 100);
     *served.node.settings.lock().unwrap() = vec![settings(3, "bad")];
     let sinks = BTreeMap::from([("node".to_owned(), config(served.address, pki.tls()))]);
-    let delivery = Delivery::start(&sinks, &host.context, Some(&management));
+    let delivery = Delivery::start(
+        &sinks,
+        &host.context,
+        Some(&management),
+        &Confinement::default(),
+    );
     let delivery = delivery.unwrap().unwrap();
     let syncs = |count: usize| {
         let found = || served.node.syncs.lock().unwrap().len() >= count;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sensor_proto::v1::{HashSource, HashVerdict};
 
 use super::{Busy, Follower, OPEN_LIMIT, Pinned, Shared, State, Ticket};
+use crate::confine::Role;
 use crate::enrich::hash::cache::ContentKey;
 use crate::enrich::hash::count::add;
 use crate::enrich::hash::fs::FsClass;
@@ -19,6 +20,7 @@ use crate::enrich::hash::{HashJob, HashResult, Released, What, Writers};
 
 impl Shared {
     pub(super) fn open_loop(self: &Arc<Self>) {
+        self.confinement.enter(Role::HashOpen);
         let abandoned = Arc::new(AtomicBool::new(false));
         loop {
             let (serial, waiting) = {

@@ -9,6 +9,7 @@ use sensor_common::record::FileIdentity;
 use sensor_proto::v1::HashVerdict;
 
 use super::{Busy, Follower, GRACE, Remembered, Shared, Ticket};
+use crate::confine::Role;
 use crate::enrich::file::FileFacts;
 use crate::enrich::hash::cache::ContentKey;
 use crate::enrich::hash::count::add;
@@ -36,6 +37,7 @@ enum Outcome {
 
 impl Shared {
     pub(super) fn read_loop(self: &Arc<Self>) {
+        self.confinement.enter(Role::HashRead);
         // Refused only if someone made it nicer before: then it is as wished.
         let _refused = rustix::process::setpriority_process(None, self.config.nice);
         let mut buffer = vec![0_u8; CHUNK_BYTES];

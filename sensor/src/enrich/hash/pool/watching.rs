@@ -7,12 +7,15 @@ use std::time::Instant;
 use sensor_proto::v1::HashVerdict;
 
 use super::{Pinned, Shared, State, Ticket, WATCH_PERIOD, Waiting};
+use crate::confine::Role;
 use crate::enrich::hash::Released;
 use crate::enrich::hash::count::add;
 use crate::enrich::hash::judge::empty;
 
 impl Shared {
     pub(super) fn watch_loop(self: &Arc<Self>) {
+        // Threads that it starts in place of others have its limits.
+        self.confinement.enter(Role::HashOpen);
         loop {
             let mut released = Vec::new();
             let mut late = Vec::new();

@@ -66,7 +66,7 @@ impl Role {
     }
 
     /// The folders that it may change; `None`: it looks into other processes, and cannot be under Landlock.
-    fn folders<'p>(self, places: &'p Places) -> Option<Vec<&'p Path>> {
+    fn folders(self, places: &Places) -> Option<Vec<&Path>> {
         match self {
             Self::HashOpen | Self::HashRead => None,
             Self::Reader | Self::Control => Some(Vec::new()),
@@ -156,7 +156,7 @@ pub fn may_write(folder: &Path) -> bool {
 }
 
 impl Confinement {
-    /// Confines this thread, which must be the only one but for those that only log, and all that are started from now on.
+    /// Confines this thread, which must be the only one, and all that are started from now on.
     /// `hidden`: what [`hide_memory`] said.
     #[must_use]
     pub fn begin(hidden: io::Result<()>, places: &Places, trials: &[Trial<'_>]) -> Self {

@@ -200,11 +200,12 @@ pub fn live(
     let closed = build::Closed::default();
     let notifier = Notifier::from_environment();
     notifier.starting("attaching programs");
-    let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
+    let (mut kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let (context, opening) = build::spool(config, &proc, &clock)?.unzip();
     // Every thread that is started from here on has less than this one had.
     let confined = build::confine(config, &kernel, &proc, hidden, true);
     let confinement = &confined.confinement;
+    let _log = kernel.follow_log(request)?;
     let sink = build::sink(config, &clock, &closed, &bell, confinement)?;
     let counters = Arc::new(ReaderCounters::default());
     let packets = context
@@ -224,9 +225,8 @@ pub fn live(
         &features,
         &proc,
         &clock,
-        filter,
+        (filter, &confined),
         (sink, packets),
-        &confined,
     )?;
     let keeper = context
         .as_ref()
@@ -411,7 +411,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
     let signals = Signals::block().map_err(RunError::start("signals"))?;
     let clock = Clock::new()?;
-    let (kernel, source) = build::kernel(request, &features, &proc, &clock)?;
+    let (mut kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
     let mut taking = Taking {
         recorder: Recorder::create(file, &header)?,
@@ -421,6 +421,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     };
     // The file is open; nothing else is written.
     let Confined { confinement, .. } = build::confine(config, &kernel, &proc, hidden, false);
+    let _log = kernel.follow_log(request)?;
     let counters = Arc::new(ReaderCounters::default());
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(

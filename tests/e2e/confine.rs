@@ -34,6 +34,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("confine::what_is_refused_to_the_process", process),
     Test::new("confine::what_ends_the_process", killed),
     Test::new("confine::hashing_threads_cannot_write", hashing),
+    Test::new(
+        "confine::landlock_hides_processes",
+        landlock_hides_processes,
+    ),
     Test::new("confine::delivering_threads_have_one_folder", delivering),
 ];
 
@@ -453,6 +457,17 @@ fn delivering() {
     );
 }
 
+/// Why threads that follow processes are not under Landlock: they would see none, whatever their capabilities. Where this does not
+/// hold any more, the sensor could do more (docs/decisions/0045-confinement.md).
+fn landlock_hides_processes() {
+    let folder = prepared();
+    let hidden = if landlock() { EACCES } else { NOTHING };
+    check(
+        &attempts("landlocked", folder.path()),
+        &[("who oneself is", NOTHING), ("who the parent is", hidden)],
+    );
+}
+
 /// A folder with a file of its own, one of another, a folder that the other owns, and one for state.
 fn prepared() -> tempfile::TempDir {
     let folder = folder();
@@ -480,6 +495,9 @@ pub(crate) fn dispatch() {
         return;
     }
     let folder = PathBuf::from(folder);
+    if how == "landlocked" {
+        tell(&of_one_under_landlock());
+    }
     let places = Places {
         output: None,
         state: Some(folder.join("state")),
@@ -505,8 +523,24 @@ pub(crate) fn dispatch() {
         "delivers" => as_thread(confinement, Role::Delivery, folder, of_a_delivering_thread),
         other => panic!("{other}"),
     };
-    println!("{}", serde_json::to_string(&found).unwrap());
+    tell(&found);
+}
+
+fn tell(found: &Found) -> ! {
+    println!("{}", serde_json::to_string(found).unwrap());
     std::process::exit(0);
+}
+
+/// With every capability.
+fn of_one_under_landlock() -> Found {
+    if landlock() {
+        let rules = Ruleset::default().handle_access(AccessFs::Refer).unwrap();
+        rules.create().unwrap().restrict_self().unwrap();
+    }
+    Found::from([
+        ("who oneself is", errno(fs::read_link("/proc/self/exe"))),
+        ("who the parent is", parent()),
+    ])
 }
 
 type Found = BTreeMap<&'static str, i32>;
@@ -533,7 +567,7 @@ fn errno<T>(result: io::Result<T>) -> i32 {
     }
 }
 
-/// Only who may trace a process with other capabilities can tell.
+/// The parent has every capability: who may look is decided by one's own.
 fn parent() -> i32 {
     let parent = std::os::unix::process::parent_id();
     errno(fs::read_link(format!("/proc/{parent}/exe")))

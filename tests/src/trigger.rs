@@ -335,7 +335,7 @@ impl State {
                 let unlimited = nix::sys::resource::RLIM_INFINITY;
                 let limit = nix::sys::resource::Resource::RLIMIT_MEMLOCK;
                 // Nothing needs it where it is refused: BPF memory counts against it before Linux 5.11 only.
-                drop(nix::sys::resource::setrlimit(limit, unlimited, unlimited));
+                let _refused = nix::sys::resource::setrlimit(limit, unlimited, unlimited);
                 for number in 0..u64::BITS {
                     let one = CapabilitySet::from_bits_retain(1 << number);
                     if left.contains(one) {

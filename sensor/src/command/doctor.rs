@@ -33,6 +33,8 @@ struct Report {
     trampolines: Finding,
     capabilities: Vec<CapabilityLine>,
     layout: LayoutLine,
+    /// What the sensor confines itself by.
+    confinement: Layers,
     backend: BackendChoice,
     /// Why nothing was loaded.
     error: Option<String>,
@@ -40,6 +42,37 @@ struct Report {
     kinds: Vec<KindLine>,
     /// What can be done about what does not work.
     advice: Vec<String>,
+}
+
+/// What the kernel has of the layers that a running sensor is confined by.
+#[derive(Debug, Serialize)]
+struct Layers {
+    /// Filters of system calls.
+    seccomp: Finding,
+    /// Landlock, in a version that will do.
+    landlock: Finding,
+}
+
+impl Layers {
+    fn probe() -> Self {
+        let finding = |result: Result<&str, String>| Finding {
+            available: Some(result.is_ok()),
+            reason: result.map_or_else(|why| why, str::to_owned),
+        };
+        let filters = rustix::thread::secure_computing_mode();
+        Self {
+            seccomp: finding(
+                filters
+                    .map(|_mode| "the kernel filters system calls")
+                    .map_err(|error| error.to_string()),
+            ),
+            landlock: finding(
+                crate::confine::landlock::available()
+                    .map(|()| "it takes rules")
+                    .map_err(|error| chain(&error)),
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -174,6 +207,7 @@ impl Report {
                 })
                 .collect(),
             layout: LayoutLine::new(),
+            confinement: Layers::probe(),
             trampolines,
             features,
             backend,
@@ -234,6 +268,8 @@ impl Report {
         };
         line("capabilities", names(true))?;
         line("missing", names(false))?;
+        line("seccomp", finding(&self.confinement.seccomp))?;
+        line("landlock", finding(&self.confinement.landlock))?;
         if let Some(error) = &self.error {
             line("not loaded", error.clone())?;
         }

@@ -43,15 +43,27 @@ fn changes() -> BitFlags<AccessFs> {
     AccessFs::from_write(KNOWN) | AccessFs::Execute
 }
 
+/// The rules without which none are made: files may be renamed into other folders.
+fn beginning() -> Result<Ruleset, LandlockError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer)
+        .map_err(|_error| LandlockError::Absent)
+}
+
+/// Whether this kernel takes rules.
+///
+/// # Errors
+/// [`LandlockError::Absent`].
+pub fn available() -> Result<(), LandlockError> {
+    beginning().map(drop)
+}
+
 impl Rules {
     /// Nothing may be changed but below these folders; no TCP port may be bound, nothing outside be signalled, as far as
     /// the kernel can tell.
     pub(super) fn new(folders: &[&Path]) -> Result<Self, LandlockError> {
-        let renames = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::Refer)
-            .map_err(|_error| LandlockError::Absent)?;
-        let mut rules = renames
+        let mut rules = beginning()?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(changes())?
             .handle_access(AccessNet::BindTcp)?

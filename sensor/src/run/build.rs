@@ -69,8 +69,17 @@ pub(super) struct Kernel {
     pub(super) self_test_passed: bool,
     /// `/proc` has other process ids than the kernel's records: the sensor runs in a pid namespace of its own.
     foreign_proc: bool,
-    /// Passes on what the programs log.
-    _log: Option<ProgramLog>,
+}
+
+impl Kernel {
+    /// Starts passing on what the programs log, if their object was built to. A thread of its own: after [`confine`].
+    pub(super) fn follow_log(
+        &mut self,
+        request: &Request<'_>,
+    ) -> Result<Option<ProgramLog>, RunError> {
+        let wanted = request.object.is_some();
+        Ok(wanted.then(|| self.loaded.follow_log()).transpose()?)
+    }
 }
 
 /// Programs attached, their handles, and what the self-test said.
@@ -135,12 +144,7 @@ pub(super) fn kernel(
         options.own_tgid = own_tgid;
         attached = attach(features, &options, scope.as_ref(), proc, clock)?;
     }
-    let (mut loaded, handles, report) = attached;
-    let log = request
-        .object
-        .is_some()
-        .then(|| loaded.follow_log())
-        .transpose()?;
+    let (loaded, handles, report) = attached;
     let Handles {
         rings,
         counters,
@@ -178,7 +182,6 @@ pub(super) fn kernel(
             .iter()
             .all(|verdict| matches!(verdict, selftest::Verdict::Passed { .. })),
         foreign_proc,
-        _log: log,
     };
     let source = Source::Rings {
         rings: Box::new(rings),
@@ -230,15 +233,10 @@ pub(super) fn confine(
         state: spooled.then(|| config.state_directory.clone()),
     };
     let counters = || kernel.counters.read().is_ok();
-    let own = [&places.output, &places.state];
-    let own: Vec<(&Path, Box<dyn Fn() -> bool>)> = own
+    let own: Vec<_> = [&places.output, &places.state]
         .into_iter()
         .flatten()
-        .map(|folder| {
-            let owned = folder.clone();
-            let works: Box<dyn Fn() -> bool> = Box::new(move || confine::may_write(&owned));
-            (folder.as_path(), works)
-        })
+        .map(|folder| (folder, move || confine::may_write(folder)))
         .collect();
     let mut trials = vec![Trial {
         // Before Linux 5.19, where unprivileged users may not use bpf(2).
@@ -405,9 +403,8 @@ pub(super) fn pipeline(
     features: &Features,
     proc: &Proc,
     clock: &Arc<Clock>,
-    filter: Filter,
+    (filter, confined): (Filter, &Confined),
     (sink, packets): (SinkHandle, Option<(&Context, &Opening, Account)>),
-    confined: &Confined,
 ) -> Result<Pipeline, RunError> {
     let layout = kernel.loaded.layout().layout;
     // Under a scope the search would leave it, and the first process is outside.

@@ -41,6 +41,8 @@ pub enum Role {
     Delivery,
     /// Answers at the control socket.
     Control,
+    /// Answers who asks for metrics. Its address is had by and by, at a port or in a folder that may not be there yet: no Landlock.
+    Metrics,
 }
 
 impl Role {
@@ -53,7 +55,7 @@ impl Role {
             Self::HashOpen | Self::HashRead => capability::KEPT,
             // Kept by the process only where folders are another user's.
             Self::Output | Self::Spool | Self::Delivery => CapabilitySet::DAC_OVERRIDE,
-            Self::Control => CapabilitySet::empty(),
+            Self::Control | Self::Metrics => CapabilitySet::empty(),
         }
     }
 
@@ -61,21 +63,30 @@ impl Role {
         match self {
             Self::HashOpen => Some(Filter::Opens),
             Self::HashRead => Some(Filter::Reads),
-            Self::Reader | Self::Output | Self::Spool | Self::Delivery | Self::Control => None,
+            Self::Reader
+            | Self::Output
+            | Self::Spool
+            | Self::Delivery
+            | Self::Control
+            | Self::Metrics => None,
         }
     }
 
-    /// The folders that it may change; `None`: it looks into other processes, and cannot be under Landlock.
+    /// The folders that it may change; `None`: it is not under Landlock, mostly since it looks into other processes.
     fn folders(self, places: &Places) -> Option<Vec<&Path>> {
         match self {
-            Self::HashOpen | Self::HashRead => None,
+            Self::HashOpen | Self::HashRead | Self::Metrics => None,
             Self::Reader | Self::Control => Some(Vec::new()),
             Self::Output => Some(places.output.as_deref().into_iter().collect()),
-            Self::Spool | Self::Delivery => Some(places.state.as_deref().into_iter().collect()),
+            Self::Spool => Some(places.state.as_deref().into_iter().collect()),
+            Self::Delivery => {
+                let files = places.files.iter().map(PathBuf::as_path);
+                Some(places.state.as_deref().into_iter().chain(files).collect())
+            }
         }
     }
 
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Reader,
         Self::HashOpen,
         Self::HashRead,
@@ -83,6 +94,7 @@ impl Role {
         Self::Spool,
         Self::Delivery,
         Self::Control,
+        Self::Metrics,
     ];
 }
 
@@ -93,6 +105,8 @@ pub struct Places {
     pub output: Option<PathBuf>,
     /// Where its spool is, if it has one.
     pub state: Option<PathBuf>,
+    /// Where files are that packets are delivered to.
+    pub files: Vec<PathBuf>,
 }
 
 /// A layer, and what is in force of it.
@@ -322,13 +336,14 @@ mod tests {
         let places = Places {
             output: Some("/var/log/sensor".into()),
             state: Some("/var/lib/sensor".into()),
+            files: vec!["/srv/events".into()],
         };
         for role in Role::ALL {
             let traces = role.capabilities().contains(CapabilitySet::SYS_PTRACE);
-            assert_eq!(role.folders(&places).is_none(), traces, "{role:?}");
+            assert!(role.folders(&places).is_none() || !traces, "{role:?}");
         }
         let delivery = Role::Delivery.folders(&places).unwrap();
-        assert_eq!(delivery, [Path::new("/var/lib/sensor")]);
+        assert_eq!(delivery, ["/var/lib/sensor", "/srv/events"].map(Path::new));
         assert!((Role::Delivery.capabilities() & capability::KEPT).is_empty());
     }
 }

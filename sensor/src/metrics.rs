@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::MetricsAddress;
+use crate::confine::{Confinement, Role};
 
 /// Connections that are served at the same time; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 8;
@@ -56,16 +57,26 @@ impl Server {
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
-    pub fn start(address: MetricsAddress, status: Status) -> io::Result<Self> {
+    pub fn start(
+        address: MetricsAddress,
+        status: Status,
+        confinement: &Confinement,
+    ) -> io::Result<Self> {
+        let confined = confinement.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(2)
             .thread_name("metrics")
+            .on_thread_start({
+                let confined = confined.clone();
+                move || confined.enter(Role::Metrics)
+            })
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(move || {
+                confined.enter(Role::Metrics);
                 runtime.block_on(async {
                     tokio::select! {
                         () = serve(&address, status) => {}

@@ -284,7 +284,7 @@ pub fn live(
     let metrics = config
         .metrics
         .clone()
-        .map(|address| metrics::Server::start(address, asker.status()))
+        .map(|address| metrics::Server::start(address, asker.status(), confinement))
         .transpose()
         .map_err(RunError::start("metrics"))?;
     let desk = Desk {
@@ -619,10 +619,8 @@ pub fn replay(
     let delivery = match &context {
         None => None,
         // Nobody's settings are for a recording.
-        Some(context) => {
-            Delivery::start(&config.sinks, context, None, &unconfined)
-                .map_err(RunError::start("sinks"))?
-        }
+        Some(context) => Delivery::start(&config.sinks, context, None, &unconfined)
+            .map_err(RunError::start("sinks"))?,
     };
     let (sender, receiver) = reader::queue(batches(config));
     let reader = Reader::spawn(

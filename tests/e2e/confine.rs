@@ -111,7 +111,9 @@ fn check_threads(pid: u32, bounded: bool) {
         let expected = match name.as_str() {
             "hash-open" | "hash-read" | "hash-watch" => kept - CapabilitySet::BPF,
             "reader" => kept & CapabilitySet::BPF,
-            "sinks" | "spool" | "control" | "sink-file" | "sink-stdout" => CapabilitySet::empty(),
+            "sinks" | "spool" | "control" | "metrics" | "sink-file" | "sink-stdout" => {
+                CapabilitySet::empty()
+            }
             _ => kept,
         };
         for field in ["CapEff", "CapPrm"] {
@@ -501,6 +503,7 @@ pub(crate) fn dispatch() {
     let places = Places {
         output: None,
         state: Some(folder.join("state")),
+        files: Vec::new(),
     };
     let confinement = Confinement::begin(confine::hide_memory(), &places, &[]);
     for layer in confinement.layers() {

@@ -174,7 +174,12 @@ fn ask(mut stream: impl io::Read + io::Write, line: &str) -> String {
 #[test]
 fn over_tcp_each_path_has_its_answer() {
     let address = free_address();
-    let server = Server::start(MetricsAddress::Tcp(address), Arc::new(|| Ok(whole()))).unwrap();
+    let server = Server::start(
+        MetricsAddress::Tcp(address),
+        Arc::new(|| Ok(whole())),
+        &Confinement::default(),
+    )
+    .unwrap();
     for (line, status, body) in [
         ("GET /metrics", "200", "sensor_ledger_imbalances 1"),
         ("GET /healthz", "200", "ok: exec=tracepoint"),
@@ -214,7 +219,12 @@ fn over_tcp_each_path_has_its_answer() {
 fn a_pipeline_that_does_not_answer_is_not_healthy() {
     let address = free_address();
     let status: Status = Arc::new(|| Err("the pipeline does not answer".to_owned()));
-    let _server = Server::start(MetricsAddress::Tcp(address), status).unwrap();
+    let _server = Server::start(
+        MetricsAddress::Tcp(address),
+        status,
+        &Confinement::default(),
+    )
+    .unwrap();
     for path in ["/healthz", "/readyz", "/metrics"] {
         let answer = ask(connect(address), &format!("GET {path}"));
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -225,7 +235,12 @@ fn a_pipeline_that_does_not_answer_is_not_healthy() {
 #[test]
 fn connections_beyond_the_places_are_closed() {
     let address = free_address();
-    let _server = Server::start(MetricsAddress::Tcp(address), Arc::new(|| Ok(whole()))).unwrap();
+    let _server = Server::start(
+        MetricsAddress::Tcp(address),
+        Arc::new(|| Ok(whole())),
+        &Confinement::default(),
+    )
+    .unwrap();
     // They say nothing, and each has a place as long as it is waited for.
     let silent: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(|_| connect(address)).collect();
     let mut refused = connect(address);
@@ -260,8 +275,12 @@ fn a_unix_socket_is_the_users_own() {
     let path = folder.path().join("metrics.sock");
     // One that a killed sensor left.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let server =
-        Server::start(MetricsAddress::Unix(path.clone()), Arc::new(|| Ok(whole()))).unwrap();
+    let server = Server::start(
+        MetricsAddress::Unix(path.clone()),
+        Arc::new(|| Ok(whole())),
+        &Confinement::default(),
+    )
+    .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let stream = loop {
         match UnixStream::connect(&path) {

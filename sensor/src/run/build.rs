@@ -231,11 +231,22 @@ pub(super) fn confine(
     let places = OwnPlaces {
         output: config.output.path.as_deref().filter(|_| writes).map(folder),
         state: spooled.then(|| config.state_directory.clone()),
+        files: config
+            .sinks
+            .values()
+            .filter_map(|sink| {
+                let ReceiverConfig::File(file) = &sink.receiver else {
+                    return None;
+                };
+                writes.then(|| folder(&file.path))
+            })
+            .collect(),
     };
     let counters = || kernel.counters.read().is_ok();
     let own: Vec<_> = [&places.output, &places.state]
         .into_iter()
         .flatten()
+        .chain(&places.files)
         .map(|folder| (folder, move || confine::may_write(folder)))
         .collect();
     let mut trials = vec![Trial {

@@ -1,8 +1,9 @@
 //! Recorded streams of every kernel and backend, replayed: the account closes, and the events are those that are expected.
 //!
 //! `tests/golden/NAME.rec.zst` is a recording, `NAME.jsonl` what a replay of it tells, one event a line, in the form that
-//! [`tests::brief`] gives it. With `UPDATE_GOLDEN` in the environment (`cargo xtask golden --update`) the second is written
-//! anew. What a stream must have whatever stands there, and what must never be told, is asserted beside that.
+//! [`tests::brief`] gives it. Of one stream the first event of each kind also stands there as ECS and OCSF have it, byte for
+//! byte (`NAME.ecs.jsonl`, `NAME.ocsf.jsonl`). With `UPDATE_GOLDEN` in the environment (`cargo xtask golden --update`) all but
+//! the recordings are written anew. What a stream must have whatever stands there, and what must never be told, is asserted beside that.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -53,13 +54,17 @@ mod tests {
 
     impl Replayed {
         fn of(bytes: &[u8]) -> Self {
+            Self::with(bytes, "json")
+        }
+
+        fn with(bytes: &[u8], format: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let (file, config) = (folder.path().join("file.rec"), folder.path().join("config"));
             fs::write(&file, bytes).unwrap();
             let output = folder.path().join("events.jsonl");
             let text = format!(
                 "[events]\nenabled = [\"exec\", \"exit\", \"fork\", \"file_create\", \"connect\", \"module_load\"]\n\
-                 [output]\nformat = \"json\"\npath = {:?}\n",
+                 [output]\nformat = \"{format}\"\npath = {:?}\n",
                 output.to_str().unwrap()
             );
             fs::write(&config, text).unwrap();
@@ -209,6 +214,57 @@ mod tests {
             "replays differ; if that is meant, `cargo xtask golden --update` and look at the difference\n{}",
             wrong.join("\n")
         );
+    }
+
+    /// The first line of each kind of event, which these values tell apart. The sensor's version is not the view's doing.
+    fn first_of_each(text: &str, kind: [&str; 3]) -> String {
+        let version = format!("\"{}\"", env!("CARGO_PKG_VERSION"));
+        let mut known = BTreeSet::new();
+        let mut told = String::new();
+        for line in text.lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let kind = kind.map(|place| event.pointer(place).map(ToString::to_string));
+            assert!(kind[0].is_some(), "{line}");
+            if known.insert(kind) {
+                told.push_str(&line.replace(&version, "\"(version)\""));
+                told.push('\n');
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn views_are_what_is_expected() {
+        let name = "7-fentry";
+        let stream = &recordings()[name];
+        for (format, kind) in [
+            (
+                "ecs",
+                ["/event/action", "/event/outcome", "/network/transport"],
+            ),
+            ("ocsf", ["/type_uid", "/status_id", "/severity_id"]),
+        ] {
+            let text = Replayed::with(stream, format).text();
+            let told = first_of_each(&text, kind);
+            // A view that loses a kind of event is not shortened to what is left.
+            assert!(told.lines().count() > 6, "{format}: {told}");
+            let path = folder().join(format!("{name}.{format}.jsonl"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                fs::write(&path, &told).unwrap();
+                continue;
+            }
+            let expected = fs::read_to_string(&path).unwrap_or_default();
+            for (index, (told, expected)) in told.lines().zip(expected.lines()).enumerate() {
+                assert_eq!(
+                    told,
+                    expected,
+                    "line {} of {}; if that is meant, `cargo xtask golden --update`",
+                    index + 1,
+                    path.display()
+                );
+            }
+            assert_eq!(told.len(), expected.len(), "{}", path.display());
+        }
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl Apt {
             ));
         }
         let changed = write_if_changed(&dir.join("sources.list"), &sources)?;
-        // The machine's own settings (proxy, credentials) stay in force; its hooks must not run for us.
+        // The machine's own settings (proxy, credentials) stay in force; its hooks must not run for us. No locks: this folder is
+        // ours, and the lock of what is installed would lie beside /dev/null, the same for everybody on this machine.
         let path = dir.display();
         let settings = format!(
             "Dir::Etc::sourcelist \"{path}/sources.list\";\n\
@@ -69,6 +70,7 @@ impl Apt {
              APT::Install-Recommends \"false\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n\
+             Debug::NoLocking \"true\";\n\
              #clear Acquire::IndexTargets::deb::DEP-11;\n\
              #clear Acquire::IndexTargets::deb::DEP-11-icons-small;\n\
              #clear Acquire::IndexTargets::deb::DEP-11-icons;\n\

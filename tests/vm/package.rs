@@ -120,7 +120,7 @@ mod tests {
     fn executed(part: &str) -> bool {
         events()
             .lines()
-            .any(|line| line.contains("\"type\":\"exec\"") && line.contains(part))
+            .any(|line| line.starts_with("{\"type\":\"exec\"") && line.contains(part))
     }
 
     /// Runs programs until one is reported: those before the sensor was ready are not.

@@ -71,6 +71,10 @@ impl Opener {
     /// `tick_ns`: length of a clock tick; `refused`: file systems that are not read.
     pub(crate) fn new(proc: Proc, tick_ns: u64, refused: RefusedFileSystems) -> Self {
         let own = proc.own().ok();
+        if let Err(errno) = openat2_works() {
+            // ENOSYS where systemd's RestrictSUIDSGID forbids it, EPERM below old profiles of container runtimes.
+            tracing::error!(%errno, "openat2 is refused: scripts and created files are not hashed");
+        }
         Self {
             own_mount_namespace: own.as_ref().and_then(|own| own.namespace("mnt").ok()),
             own,
@@ -368,6 +372,13 @@ pub(crate) fn open_for_reading(file: impl AsFd) -> Result<OwnedFd, Errno> {
         Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
         opened => opened,
     }
+}
+
+/// Whether openat2(2) is there and allowed; without it no path is followed safely.
+fn openat2_works() -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(own_root()?, "/", flags, Mode::empty(), resolve).map(drop)
 }
 
 fn own_root() -> Result<OwnedFd, Errno> {

@@ -186,7 +186,7 @@ fn scraped() {
     clean(&check.wait_with_output().unwrap(), "");
     drop(prometheus);
     sensor.stop().assert_clean();
-    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
 }
 
 /// It succeeded, and said no more than this.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::command::{output, quiet};
 use crate::container_tools::ContainerTools;
-use crate::image::{self, Built};
+use crate::image::{self, Built, Source};
 use crate::place::Place;
 use crate::static_programs::StaticPrograms;
 
@@ -37,8 +37,9 @@ pub(crate) fn check(place: &Place) -> anyhow::Result<()> {
 /// Makes the images twice, and has them read, converted and unpacked.
 fn images(place: &Place, programs: &StaticPrograms, tools: &ContainerTools) -> anyhow::Result<()> {
     let work = tempfile::tempdir_in(&place.target)?;
-    let first = image::build(place, programs, &work.path().join("first"))?;
-    let second = image::build(place, programs, &work.path().join("second"))?;
+    let source = Source::for_a_check(place);
+    let first = image::build(place, programs, &work.path().join("first"), &source)?;
+    let second = image::build(place, programs, &work.path().join("second"), &source)?;
     for (one, two) in first.iter().zip(&second) {
         ensure!(
             one.digest == two.digest && fs::read(&one.archive)? == fs::read(&two.archive)?,

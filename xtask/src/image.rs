@@ -53,7 +53,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         None => place.target.join("image"),
     };
     let programs = StaticPrograms::build(place, &BTreeSet::new())?;
-    for image in build(place, &programs, &out)? {
+    for image in build(place, &programs, &out, &Source::find(place)?)? {
         println!(
             "{}:{} {}\n  layout  {}\n  archive {}",
             image.name,
@@ -71,8 +71,8 @@ pub(crate) fn build(
     place: &Place,
     programs: &StaticPrograms,
     out: &Path,
+    source: &Source,
 ) -> anyhow::Result<Vec<Built>> {
-    let source = Source::find(place)?;
     let architecture = architecture(&Toolchain::find(place)?.host)?;
     fs::create_dir_all(out)?;
     let images = [
@@ -196,7 +196,7 @@ fn node(place: &Place, program: &Path) -> anyhow::Result<Tree> {
 
 /// What the images are made of, and when it was written.
 #[derive(Debug)]
-struct Source {
+pub(crate) struct Source {
     /// Seconds of the Unix epoch.
     time: u64,
     /// The commit, where there is one.
@@ -204,8 +204,16 @@ struct Source {
 }
 
 impl Source {
+    /// For images that are only judged: any time will do where there is no git to ask.
+    pub(crate) fn for_a_check(place: &Place) -> Self {
+        Self::find(place).unwrap_or(Self {
+            time: 1_700_000_000,
+            revision: None,
+        })
+    }
+
     /// The time is `SOURCE_DATE_EPOCH`, else that of the commit.
-    fn find(place: &Place) -> anyhow::Result<Self> {
+    pub(crate) fn find(place: &Place) -> anyhow::Result<Self> {
         let git = |arguments: &[&str]| {
             let answer = output(
                 Command::new("git")

@@ -382,6 +382,29 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_file_has_every_key_with_its_default() {
+        let text = include_str!("../../packaging/central-node.toml");
+        let packaged = toml::from_str::<ConfigFile>(text).unwrap();
+        assert!(packaged.tls.key.as_ref().unwrap().ends_with("server.key"));
+        packaged.clone().meant(&Overrides::default()).unwrap();
+        let every: Vec<&str> = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+                _ => line,
+            })
+            .collect();
+        let every: toml::Table = every.join("\n").parse().unwrap();
+        let tables = [("server", 7), ("tls", 4), ("store", 5)];
+        for (table, keys) in tables {
+            assert_eq!(every[table].as_table().unwrap().len(), keys, "{table}");
+        }
+        assert_eq!(every.len(), tables.len());
+        let every: ConfigFile = every.try_into().unwrap();
+        assert_eq!(format!("{every:?}"), format!("{packaged:?}"));
+    }
+
+    #[test]
     fn unknown_keys_are_refused() {
         toml::from_str::<ConfigFile>("[server]\nport = 1").unwrap_err();
         toml::from_str::<ConfigFile>("[servers]").unwrap_err();

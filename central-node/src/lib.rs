@@ -17,6 +17,7 @@ pub mod completeness;
 pub mod config;
 pub mod exit;
 pub mod listen;
+mod notify;
 pub mod packet;
 pub mod query;
 pub mod server;

@@ -40,7 +40,7 @@ mod tests {
         &["account", "agent_id", "completeness"],
         &["store"],
         &["config", "query", "writer"],
-        &["certificate", "listen"],
+        &["certificate", "listen", "notify"],
         &["server"],
         &["args", "command", "main", "testing"],
     ];

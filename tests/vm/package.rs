@@ -4,11 +4,12 @@
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::Write as _;
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
     use std::os::unix::process::CommandExt as _;
     use std::path::{Path, PathBuf};
-    use std::process::{Command, Output};
+    use std::process::{Command, Output, Stdio};
+    use std::sync::mpsc::sync_channel;
     use std::time::{Duration, Instant};
 
     use nix::sys::signal::Signal;
@@ -19,6 +20,15 @@ mod tests {
     const EVENTS: &str = "/var/log/sensor/events.jsonl";
     const CONFIGURATION: &str = "/etc/sensor/sensor.toml";
     const UNIT: &str = "/usr/lib/systemd/system/sensor.service";
+    /// The central node's package.
+    const NODE: &str = "sensor-central-node";
+    const NODE_UNIT: &str = "/usr/lib/systemd/system/central-node.service";
+    /// The key of the service, and its store as the service's own user has it.
+    const NODE_KEY: &str = "/etc/central-node/tls/server.key";
+    const NODE_STORE: &str = "/var/lib/private/central-node/central-node.db";
+    const README: &str = include_str!("../../README.md");
+    /// Longer lines are cut in the transcript: an event is some thousand characters.
+    const TRANSCRIPT_COLUMNS: usize = 150;
     /// The user of the base system who is nobody special.
     const TESTER: u32 = 1000;
     /// CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_LEASE.
@@ -27,6 +37,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(240);
     /// What an auditor would begin to frown at; 10 is the worst.
     const MOST_EXPOSED: f32 = 4.0;
+    /// The same for a service that needs nothing of the host.
+    const MOST_EXPOSED_NODE: f32 = 1.5;
 
     fn package(name: &str) -> String {
         let folder = std::env::var("SENSOR_PACKAGES").expect("this runs in a guest only");
@@ -50,23 +62,46 @@ mod tests {
 
     /// Says something to who started the guest, whether or not the test passes.
     fn tell(text: &str) {
+        channel("told", text);
+    }
+
+    fn channel(kind: &str, text: &str) {
         let channel = fs::OpenOptions::new().write(true).open("/dev/ttyS1");
         // In one call, so that no line of another comes between.
         channel
             .unwrap()
-            .write_all(format!("told {text}\n").as_bytes())
+            .write_all(format!("{kind} {text}\n").as_bytes())
             .unwrap();
     }
 
+    /// Adds to the transcript that is left where the guest was started.
+    fn transcript(text: &str) {
+        for line in text.trim_end().lines() {
+            let cut: String = line.chars().take(TRANSCRIPT_COLUMNS).collect();
+            let more = if cut.len() < line.len() { " [...]" } else { "" };
+            channel("transcript", &format!("{}{more}", cut.trim_end()));
+        }
+    }
+
+    /// Types a command in a folder, as root; its end and what it said go to the transcript.
+    fn typed(folder: &Path, command: &str) -> String {
+        let output = Command::new("/bin/sh")
+            .args(["-c", &format!("exec 2>&1; {command}")])
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        transcript(&format!("\n# {command}\n{said}"));
+        assert!(output.status.success(), "{command}: {output:?}");
+        said
+    }
+
     fn property(name: &str) -> String {
-        run(&[
-            "systemctl",
-            "show",
-            "--value",
-            "--property",
-            name,
-            "sensor.service",
-        ])
+        property_of("sensor.service", name)
+    }
+
+    fn property_of(unit: &str, name: &str) -> String {
+        run(&["systemctl", "show", "--value", "--property", name, unit])
     }
 
     fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -89,10 +124,21 @@ mod tests {
         });
     }
 
+    fn nothing_failed() {
+        let failed = run(&[
+            "systemctl",
+            "list-units",
+            "--failed",
+            "--no-legend",
+            "--plain",
+        ]);
+        assert_eq!(failed, "");
+    }
+
     /// As before anything was installed.
     fn clean() {
         attempt(&["systemctl", "stop", "sensor.service"]);
-        attempt(&["dpkg", "--purge", "sensor"]);
+        attempt(&["dpkg", "--purge", "sensor", NODE]);
         for left in [
             "/run/systemd/system/sensor.service.d",
             "/etc/systemd/system/sensor.service",
@@ -232,14 +278,7 @@ mod tests {
         for gone in ["/etc/sensor", "/var/lib/sensor", "/var/log/sensor"] {
             assert!(!Path::new(gone).exists(), "{gone}");
         }
-        let failed = run(&[
-            "systemctl",
-            "list-units",
-            "--failed",
-            "--no-legend",
-            "--plain",
-        ]);
-        assert_eq!(failed, "");
+        nothing_failed();
         let links = Path::new("/etc/systemd/system/multi-user.target.wants/sensor.service");
         assert!(
             links.symlink_metadata().is_err(),
@@ -364,7 +403,7 @@ mod tests {
         installed("sensor");
         let pid = property("MainPID");
         // Signs of life come, longer than the watchdog waits: one every quarter of that.
-        for _ in 0..6 {
+        for _ in 0..5 {
             let last = property("WatchdogTimestampMonotonic");
             wait("a sign of life", || {
                 (property("WatchdogTimestampMonotonic") != last).then_some(())
@@ -387,11 +426,9 @@ mod tests {
         clean();
     }
 
-    #[test]
-    fn the_unit_is_sound_and_little_exposed() {
-        clean();
-        installed("sensor");
-        let verdict = attempt(&["systemd-analyze", "verify", "--man=no", UNIT]);
+    /// The unit is right, and how exposed the service is; 10 is the worst.
+    fn sound(unit: &str, most_exposed: f32) {
+        let verdict = attempt(&["systemd-analyze", "verify", "--man=no", unit]);
         let said = [verdict.stdout, verdict.stderr].concat();
         assert!(
             verdict.status.success() && said.is_empty(),
@@ -403,7 +440,7 @@ mod tests {
             "security",
             "--offline=true",
             "--no-pager",
-            UNIT,
+            unit,
         ]);
         let last = table.lines().last().unwrap();
         for line in table
@@ -416,8 +453,210 @@ mod tests {
         let level = last
             .split_whitespace()
             .find_map(|word| word.parse::<f32>().ok());
-        assert!(level.unwrap() < MOST_EXPOSED, "{last}");
+        assert!(level.unwrap() < most_exposed, "{last}");
+    }
+
+    #[test]
+    fn the_unit_is_sound_and_little_exposed() {
         clean();
+        installed("sensor");
+        sound(UNIT, MOST_EXPOSED);
+        clean();
+    }
+
+    /// The commands of the README's part about the package.
+    fn readme() -> Vec<&'static str> {
+        let (_, part) = README.split_once("As a service, from the package").unwrap();
+        let block = part.lines().skip_while(|line| !line.starts_with("    "));
+        let commands: Vec<&str> = block
+            .take_while(|line| line.starts_with("    "))
+            .filter_map(|line| line.trim().split("  ").next())
+            .collect();
+        assert!(commands.len() >= 3, "{commands:?}");
+        commands
+    }
+
+    /// Follows the README, and docs/packages.md where the README ends. What is typed and answered becomes the transcript.
+    #[test]
+    fn a_new_user_follows_the_readme() {
+        clean();
+        // As after `cargo xtask dist` in a clone.
+        let clone = Path::new("/root/sensor");
+        let dist = clone.join("target/dist");
+        fs::create_dir_all(&dist).unwrap();
+        let made = |name: &str| {
+            let file = package(name);
+            let version = run(&["dpkg-deb", "--field", &file, "Version"]);
+            let path = dist.join(format!("sensor_{version}_amd64.deb"));
+            fs::copy(file, &path).unwrap();
+            path
+        };
+        let first = made("sensor");
+        let began = Instant::now();
+        for command in readme() {
+            if command.starts_with("tail -f ") {
+                let line = followed(command);
+                transcript(&format!("\n# {command}\n{line}\n^C"));
+                transcript(&format!(
+                    "\n  (there {} s after `dpkg --install` began, on emulated processors)",
+                    began.elapsed().as_secs()
+                ));
+            } else {
+                typed(clone, command);
+            }
+        }
+        assert_eq!(property("ActiveState"), "active");
+        let said = typed(clone, "sensor status");
+        assert!(said.contains("exec"), "{said}");
+        typed(clone, "sensor doctor");
+
+        fs::remove_file(first).unwrap();
+        made("sensor-newer");
+        transcript("\n  (`cargo xtask dist` of a newer version)");
+        typed(clone, "dpkg --install target/dist/sensor_*.deb");
+        active();
+        typed(clone, "systemctl is-active sensor");
+        typed(clone, "dpkg --remove sensor");
+        typed(clone, "ls /etc/sensor /var/log/sensor");
+        typed(clone, "dpkg --purge sensor");
+        typed(
+            clone,
+            "ls -d /etc/sensor /var/lib/sensor /var/log/sensor || true",
+        );
+        assert!(!Path::new("/etc/sensor").exists());
+        nothing_failed();
+    }
+
+    /// Types `tail -f`, runs programs until the exec of one is shown, and gives that line.
+    fn followed(command: &str) -> String {
+        let mut tail = Command::new("/bin/sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(tail.stdout.take().unwrap());
+        let (sender, shown) = sync_channel(1);
+        let reader = std::thread::spawn(move || {
+            let found = lines
+                .lines()
+                .map_while(Result::ok)
+                .find(|line| line.starts_with("{\"type\":\"exec\"") && line.contains("a-new-user"));
+            // Nobody waits any more where the test has failed.
+            drop(sender.send(found));
+        });
+        let line = wait("an exec is shown", || {
+            run(&["/bin/echo", "a-new-user"]);
+            shown.recv_timeout(Duration::from_secs(1)).ok()
+        });
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+        reader.join().unwrap();
+        line.expect("tail ended before an exec was shown")
+    }
+
+    #[test]
+    fn the_central_node_is_a_service_that_sensors_deliver_to() {
+        clean();
+        let of = |name: &str| property_of("central-node.service", name);
+        let install = |name: &str| run(&["dpkg", "--install", &package(name)]);
+        // Without a certificate it waits, and nothing has failed.
+        install(NODE);
+        assert_eq!(of("UnitFileState"), "enabled");
+        assert_eq!(of("ActiveState"), "inactive");
+        nothing_failed();
+        let folder = "/etc/central-node/tls";
+        let made = run(&[
+            "central-node",
+            "certificates",
+            "--folder",
+            folder,
+            "--agent",
+            "new",
+        ]);
+        let agent: Vec<&str> = made
+            .lines()
+            .find_map(|line| line.strip_prefix("agent"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let mode = fs::metadata(NODE_KEY).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        run(&["systemctl", "start", "central-node"]);
+        assert_eq!(of("ActiveState"), "active");
+        assert_eq!(of("StatusText"), "listening on 127.0.0.1:7443");
+        let process = fs::read_to_string(format!("/proc/{}/status", of("MainPID"))).unwrap();
+        for line in [
+            "CapPrm:\t0000000000000000",
+            "CapBnd:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            assert!(process.contains(line), "{line} in {process}");
+        }
+        assert!(!process.contains("\nUid:\t0"), "{process}");
+        sound(NODE_UNIT, MOST_EXPOSED_NODE);
+
+        // The sensor's side, as docs/quick-start.md has it.
+        installed("sensor");
+        for (from, to) in [
+            ("/etc/central-node/tls/ca.pem", "ca.pem"),
+            (agent[0], "agent.pem"),
+            (agent[1], "agent.key"),
+        ] {
+            run(&[
+                "install",
+                "-m",
+                "600",
+                from,
+                &format!("/etc/sensor/tls/{to}"),
+            ]);
+        }
+        fs::write(
+            "/etc/sensor/conf.d/20-node.toml",
+            "[sink.node]\ntype = \"central_node\"\naddress = \"127.0.0.1:7443\"\n\
+             ca_file = \"/etc/sensor/tls/ca.pem\"\ncertificate_file = \"/etc/sensor/tls/agent.pem\"\n\
+             key_file = \"/etc/sensor/tls/agent.key\"\n",
+        )
+        .unwrap();
+        run(&["sensor", "config", "check"]);
+        run(&["systemctl", "restart", "sensor"]);
+        let stored = |mark: &str| {
+            wait("an exec is in the store", || {
+                run(&["/bin/echo", mark]);
+                let found = run(&["central-node", "query", "--type", "exec", "--limit", "0"]);
+                found.contains(mark).then_some(())
+            });
+        };
+        stored("before-the-upgrade");
+
+        let configuration = "/etc/central-node/central-node.toml";
+        let mine = format!("{}\n# mine\n", fs::read_to_string(configuration).unwrap());
+        fs::write(configuration, &mine).unwrap();
+        let pid = of("MainPID");
+        install(&format!("{NODE}-newer"));
+        assert_eq!(of("ActiveState"), "active");
+        assert_ne!(of("MainPID"), pid, "not restarted");
+        assert_eq!(fs::read_to_string(configuration).unwrap(), mine);
+        stored("after-the-upgrade");
+        let found = run(&["central-node", "query", "--type", "exec", "--limit", "0"]);
+        assert!(found.contains("before-the-upgrade"), "the store was lost");
+
+        run(&["dpkg", "--remove", NODE]);
+        assert_ne!(of("ActiveState"), "active");
+        assert!(!Path::new("/usr/bin/central-node").exists());
+        for kept in [configuration, NODE_KEY, NODE_STORE] {
+            assert!(Path::new(kept).exists(), "{kept}");
+        }
+        run(&["dpkg", "--purge", NODE]);
+        for gone in [
+            "/etc/central-node",
+            "/var/lib/central-node",
+            "/var/lib/private/central-node",
+        ] {
+            assert!(Path::new(gone).symlink_metadata().is_err(), "{gone}");
+        }
+        clean();
+        nothing_failed();
     }
 
     #[test]

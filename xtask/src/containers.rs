@@ -63,6 +63,16 @@ fn images(place: &Place, programs: &StaticPrograms, tools: &ContainerTools) -> a
             "{}: the mode of its program",
             one.name
         );
+        let bill = root.join(format!("usr/share/doc/{0}/{0}.cdx.json", one.name));
+        let bill = fs::read(&bill).with_context(|| bill.display().to_string())?;
+        let bill: Value = serde_json::from_slice(&bill)?;
+        ensure!(
+            bill.get("bomFormat") == Some(&Value::from("CycloneDX"))
+                && bill.pointer("/metadata/component/name")
+                    == Some(&Value::from(one.name.as_str())),
+            "{}: the bill of materials in it is another one's",
+            one.name
+        );
     }
     Ok(())
 }
@@ -104,6 +114,36 @@ fn unpack(image: &Built, tools: &ContainerTools, into: &Path) -> anyhow::Result<
             .arg(&bundle),
     )?;
     Ok(bundle.join("rootfs"))
+}
+
+/// What a guest needs to run the sensor's image as the manifests say.
+#[derive(Debug)]
+pub(crate) struct Container {
+    /// The root of the sensor's image, as umoci has unpacked it.
+    pub(crate) root: PathBuf,
+    /// The documents of the default overlay, a JSON list.
+    pub(crate) overlay: String,
+    /// Holds the root.
+    _folder: tempfile::TempDir,
+}
+
+impl Container {
+    /// Makes, unpacks and renders.
+    pub(crate) fn prepare(place: &Place, programs: &StaticPrograms) -> anyhow::Result<Self> {
+        let tools = ContainerTools::find(place)?;
+        let folder = tempfile::tempdir_in(&place.target)?;
+        let source = Source::for_a_check(place);
+        let images = image::build(place, programs, &folder.path().join("images"), &source)?;
+        let sensor = images.first().context("the sensor's image")?;
+        let root = unpack(sensor, &tools, &folder.path().join("unpacked"))?;
+        let rendered = folder.path().join("overlay.yaml");
+        render(place, "default", &tools, &rendered)?;
+        Ok(Self {
+            root,
+            overlay: to_json(&tools, &rendered)?,
+            _folder: folder,
+        })
+    }
 }
 
 fn overlays(place: &Place) -> PathBuf {

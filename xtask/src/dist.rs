@@ -2,7 +2,7 @@
 //! commit gives the same bytes.
 
 pub(crate) mod deb;
-mod licences;
+pub(crate) mod licences;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
+use crate::archive::{Style, Tree, gz};
 use crate::command::output;
-use crate::dist::deb::{Control, Tree, gz};
+use crate::dist::deb::Control;
 use crate::place::{Place, Toolchain};
 use crate::sbom;
 use crate::static_programs::StaticPrograms;
@@ -23,43 +24,92 @@ use crate::static_programs::StaticPrograms;
 const MAINTAINER: &str = "The sensor authors <sensor@localhost>";
 /// Number of the package among those of one version.
 const REVISION: &str = "1";
-const DESCRIPTION: &str = "\
+/// What a package has, and where.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// As dpkg calls it.
+    pub(crate) name: &'static str,
+    /// The program's name.
+    program: &'static str,
+    /// Where it is.
+    place: &'static str,
+    description: &'static str,
+    /// Folders that are empty at first, and their modes.
+    folders: &'static [(&'static str, u32)],
+    /// The configuration: file of packaging/, where it is, mode.
+    configuration: (&'static str, &'static str, u32),
+}
+
+pub(crate) const SENSOR: Kind = Kind {
+    name: "sensor",
+    program: "sensor",
+    place: "usr/sbin/sensor",
+    description: "\
 endpoint telemetry sensor
 Reports programs that run and end, files that are created, connections that
 are made and kernel modules that are loaded, each with its process, user,
 parents, container and hashes, and accounts for every event: delivered,
 filtered on purpose, or counted as lost.
 
-It loads eBPF programs into the kernel: Linux 5.10 or newer with BTF.";
-/// Files of packaging/ and where the package has them.
-const SHIPPED: [(&str, &str, u32); 2] = [
-    (
-        "systemd/sensor.service",
-        "usr/lib/systemd/system/sensor.service",
+It loads eBPF programs into the kernel: Linux 5.10 or newer with BTF.",
+    folders: &[
+        ("etc/sensor", 0o750),
+        ("etc/sensor/conf.d", 0o750),
+        ("etc/sensor/tls", 0o700),
+        ("var/lib/sensor", 0o700),
+        ("var/log/sensor", 0o700),
+    ],
+    configuration: ("sensor.toml", "etc/sensor/sensor.toml", 0o640),
+};
+
+/// Its name begins with that of the whole, since "central node" alone says nothing on a machine.
+pub(crate) const NODE: Kind = Kind {
+    name: "sensor-central-node",
+    program: "central-node",
+    place: "usr/bin/central-node",
+    description: "\
+receiver of the telemetry packets of sensors
+Takes packets from the sensors of a fleet over mutual TLS, keeps each once,
+says what is complete and what is missing, and answers queries. One program,
+one SQLite file, no other service.",
+    folders: &[("etc/central-node", 0o755), ("etc/central-node/tls", 0o700)],
+    configuration: (
+        "central-node.toml",
+        "etc/central-node/central-node.toml",
         0o644,
     ),
-    ("sensor.toml", "etc/sensor/sensor.toml", 0o640),
-];
-/// Completions and where shells look for them.
-const COMPLETIONS: [(&str, &str); 3] = [
-    (
-        "sensor.bash",
-        "usr/share/bash-completion/completions/sensor",
-    ),
-    (
-        "sensor.fish",
-        "usr/share/fish/vendor_completions.d/sensor.fish",
-    ),
-    ("_sensor", "usr/share/zsh/vendor-completions/_sensor"),
-];
-/// Folders that are empty at first.
-const FOLDERS: [(&str, u32); 5] = [
-    ("etc/sensor", 0o750),
-    ("etc/sensor/conf.d", 0o750),
-    ("etc/sensor/tls", 0o700),
-    ("var/lib/sensor", 0o700),
-    ("var/log/sensor", 0o700),
-];
+};
+
+impl Kind {
+    /// The unit below packaging/, and where packages have it.
+    fn unit(&self) -> (String, String) {
+        let name = format!("{}.service", self.program);
+        (
+            format!("systemd/{name}"),
+            format!("usr/lib/systemd/system/{name}"),
+        )
+    }
+
+    /// Completions below packaging/, and where shells look for them.
+    fn completions(&self) -> [(String, String); 3] {
+        let name = self.program;
+        [
+            (
+                format!("completions/{name}.bash"),
+                format!("usr/share/bash-completion/completions/{name}"),
+            ),
+            (
+                format!("completions/{name}.fish"),
+                format!("usr/share/fish/vendor_completions.d/{name}.fish"),
+            ),
+            (
+                format!("completions/_{name}"),
+                format!("usr/share/zsh/vendor-completions/_{name}"),
+            ),
+        ]
+    }
+}
+
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// The task.
@@ -86,26 +136,28 @@ fn release(place: &Place, programs: &StaticPrograms) -> anyhow::Result<PathBuf> 
         names.push(name);
         Ok(())
     };
-    let bill = sbom::cyclonedx(place, "sensor", seconds)?;
-    write(format!("sensor-{version}.cdx.json"), bill.as_bytes())?;
-    let node_bill = sbom::cyclonedx(place, "central-node", seconds)?;
-    write(
-        format!("central-node-{version}.cdx.json"),
-        node_bill.as_bytes(),
-    )?;
-    let parts = Parts {
-        program: fs::read(&programs.sensor)?,
-        node: fs::read(&programs.node)?,
-        bill,
-        licences: gz(licences::texts(place)?.as_bytes())?,
-    };
+    let licences = gz(licences::texts(place)?.as_bytes())?;
     let full = format!("{version}-{REVISION}");
     let architecture = architecture(machine)?;
-    let package = package(place, &parts, &full, seconds)?;
-    write(format!("sensor_{full}_{architecture}.deb"), &package)?;
+    let mut all = Vec::new();
+    for (kind, program) in [(SENSOR, &programs.sensor), (NODE, &programs.node)] {
+        let bill = sbom::cyclonedx(place, kind.program, seconds)?;
+        write(
+            format!("{}-{version}.cdx.json", kind.program),
+            bill.as_bytes(),
+        )?;
+        let parts = Parts {
+            program: bytes(program)?,
+            bill,
+            licences: licences.clone(),
+        };
+        let package = package(place, &kind, &parts, &full, seconds)?;
+        write(format!("{}_{full}_{architecture}.deb", kind.name), &package)?;
+        all.push((kind, parts));
+    }
     let base = format!("sensor-{version}-linux-{machine}");
-    let tarball = tarball(place, &parts)?.tar_gz(&format!("{base}/"), unsigned(seconds)?)?;
-    write(format!("{base}.tar.gz"), &tarball)?;
+    let tarball = tarball(place, &all)?.tar(Style::Below(&base), unsigned(seconds)?)?;
+    write(format!("{base}.tar.gz"), &gz(&tarball)?)?;
     names.sort();
     let mut sums = String::new();
     for name in &names {
@@ -117,131 +169,140 @@ fn release(place: &Place, programs: &StaticPrograms) -> anyhow::Result<PathBuf> 
     Ok(folder)
 }
 
-/// What is made once for all archives.
+/// What a package has that is made, not found in packaging/.
 #[derive(Debug)]
 pub(crate) struct Parts {
     program: Vec<u8>,
-    node: Vec<u8>,
     bill: String,
     licences: Vec<u8>,
 }
 
 impl Parts {
-    /// Of the package alone, for tests of it.
+    /// For tests of the package: without what takes long to make.
     pub(crate) fn of(program: &Path) -> anyhow::Result<Self> {
         Ok(Self {
-            program: fs::read(program)?,
-            node: Vec::new(),
+            program: bytes(program)?,
             bill: String::new(),
             licences: Vec::new(),
         })
     }
 }
 
-/// The Debian package of the sensor.
+/// A Debian package.
 pub(crate) fn package(
     place: &Place,
+    kind: &Kind,
     parts: &Parts,
     version: &str,
     seconds: i64,
 ) -> anyhow::Result<Vec<u8>> {
     let toolchain = Toolchain::find(place)?;
     let machine = toolchain.host.split('-').next().context("a target")?;
-    let packaging = place.root.join("packaging");
-    let mut scripts = Vec::new();
-    for name in SCRIPTS {
-        scripts.push((
-            name,
-            text(&packaging.join(format!("debian/sensor.{name}")))?,
-        ));
-    }
+    let scripts = SCRIPTS
+        .iter()
+        .map(|script| Ok((*script, text(&script_path(place, kind, script))?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let scripts: Vec<(&str, &str)> = scripts
         .iter()
         .map(|(name, script)| (*name, script.as_str()))
         .collect();
     let control = Control {
-        package: "sensor",
+        package: kind.name,
         version,
         architecture: architecture(machine)?,
         maintainer: MAINTAINER,
-        description: DESCRIPTION,
+        description: kind.description,
         scripts: &scripts,
     };
     deb::package(
         &control,
-        &package_tree(place, parts, version, seconds)?,
+        &package_tree(place, kind, parts, version, seconds)?,
         unsigned(seconds)?,
     )
 }
 
-/// What the package puts where.
-pub(crate) fn package_tree(
+fn script_path(place: &Place, kind: &Kind, script: &str) -> PathBuf {
+    let name = format!("packaging/debian/{}.{script}", kind.name);
+    place.root.join(name)
+}
+
+/// What a package puts where.
+fn package_tree(
     place: &Place,
+    kind: &Kind,
     parts: &Parts,
     version: &str,
     seconds: i64,
 ) -> anyhow::Result<Tree> {
     let packaging = place.root.join("packaging");
     let mut tree = Tree::default();
-    for (path, mode) in FOLDERS {
-        tree.folder(path, mode);
+    for (path, mode) in kind.folders {
+        tree.folder(path, *mode)?;
     }
-    tree.file("usr/sbin/sensor", 0o755, parts.program.clone());
-    for (from, to, mode) in SHIPPED {
-        tree.file(to, mode, bytes(&packaging.join(from))?);
+    tree.file(kind.place, 0o755, parts.program.clone())?;
+    let (from, to, mode) = kind.configuration;
+    tree.copy(to, mode, &packaging.join(from))?;
+    let (from, to) = kind.unit();
+    tree.copy(&to, 0o644, &packaging.join(from))?;
+    for (from, to) in kind.completions() {
+        tree.copy(&to, 0o644, &packaging.join(from))?;
     }
-    for (from, to) in COMPLETIONS {
-        tree.file(to, 0o644, bytes(&packaging.join("completions").join(from))?);
-    }
-    let page = bytes(&packaging.join("man/sensor.8"))?;
-    tree.file("usr/share/man/man8/sensor.8.gz", 0o644, gz(&page)?);
-    let doc = |name: &str| format!("usr/share/doc/sensor/{name}");
-    tree.file(&doc("copyright"), 0o644, copyright(place)?);
+    let program = kind.program;
+    let page = bytes(&packaging.join(format!("man/{program}.8")))?;
+    tree.file(
+        &format!("usr/share/man/man8/{program}.8.gz"),
+        0o644,
+        gz(&page)?,
+    )?;
+    let doc = |name: &str| format!("usr/share/doc/{}/{name}", kind.name);
+    tree.file(&doc("copyright"), 0o644, copyright(place)?)?;
     let changes = bytes(&place.root.join("CHANGELOG.md"))?;
-    tree.file(&doc("changelog.gz"), 0o644, gz(&changes)?);
+    tree.file(&doc("changelog.gz"), 0o644, gz(&changes)?)?;
     let when = OffsetDateTime::from_unix_timestamp(seconds)?.format(&Rfc2822)?;
     let entry = format!(
-        "sensor ({version}) unstable; urgency=medium\n\n  * Package of this version; what is new stands in changelog.gz.\n\n \
-         -- {MAINTAINER}  {when}\n"
+        "{} ({version}) unstable; urgency=medium\n\n  * Package of this version; what is new stands in changelog.gz.\n\n \
+         -- {MAINTAINER}  {when}\n",
+        kind.name
     );
-    tree.file(&doc("changelog.Debian.gz"), 0o644, gz(entry.as_bytes())?);
-    tree.file(&doc("sensor.cdx.json"), 0o644, parts.bill.as_bytes());
+    tree.file(&doc("changelog.Debian.gz"), 0o644, gz(entry.as_bytes())?)?;
+    tree.file(
+        &doc(&format!("{program}.cdx.json")),
+        0o644,
+        parts.bill.as_bytes(),
+    )?;
     tree.file(
         &doc("third-party-licences.gz"),
         0o644,
         parts.licences.clone(),
-    );
+    )?;
     Ok(tree)
 }
 
 /// Programs and all that they come with, for hosts without packages: `sensor install` does the rest.
-fn tarball(place: &Place, parts: &Parts) -> anyhow::Result<Tree> {
+fn tarball(place: &Place, all: &[(Kind, Parts)]) -> anyhow::Result<Tree> {
     let packaging = place.root.join("packaging");
     let mut tree = Tree::default();
-    tree.file("sensor", 0o755, parts.program.clone());
-    tree.file("central-node", 0o755, parts.node.clone());
-    for (from, _, _) in SHIPPED {
-        let name = Path::new(from).file_name().context("a name")?;
-        tree.file(
-            &name.to_string_lossy(),
-            0o644,
-            bytes(&packaging.join(from))?,
-        );
+    for (kind, parts) in all {
+        tree.file(kind.program, 0o755, parts.program.clone())?;
+        let bill = format!("{}.cdx.json", kind.program);
+        tree.file(&bill, 0o644, parts.bill.as_bytes())?;
+        let (unit, _) = kind.unit();
+        let (configuration, _, _) = kind.configuration;
+        for from in [unit.as_str(), configuration] {
+            let name = Path::new(from).file_name().context("a name")?;
+            tree.copy(&name.to_string_lossy(), 0o644, &packaging.join(from))?;
+        }
+        for (from, _) in kind.completions() {
+            tree.copy(&from, 0o644, &packaging.join(&from))?;
+        }
+        let page = format!("man/{}.8", kind.program);
+        tree.copy(&page, 0o644, &packaging.join(&page))?;
     }
-    for (from, _) in COMPLETIONS {
-        let path = format!("completions/{from}");
-        tree.file(&path, 0o644, bytes(&packaging.join(&path))?);
-    }
-    tree.file(
-        "man/sensor.8",
-        0o644,
-        bytes(&packaging.join("man/sensor.8"))?,
-    );
     for name in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
-        tree.file(name, 0o644, bytes(&place.root.join(name))?);
+        tree.copy(name, 0o644, &place.root.join(name))?;
     }
-    tree.file("sensor.cdx.json", 0o644, parts.bill.as_bytes());
-    tree.file("third-party-licences.gz", 0o644, parts.licences.clone());
+    let (_, parts) = all.first().context("a program")?;
+    tree.file("third-party-licences.gz", 0o644, parts.licences.clone())?;
     Ok(tree)
 }
 
@@ -312,32 +373,53 @@ mod tests {
     fn parts() -> Parts {
         Parts {
             program: b"program".to_vec(),
-            node: b"node".to_vec(),
             bill: "{}".to_owned(),
             licences: Vec::new(),
         }
     }
 
-    #[test]
-    fn the_package_has_all_that_belongs_to_a_service() {
+    fn check(kind: &Kind, expected: &[&str]) {
         let place = Place::find().unwrap();
-        let tree = package_tree(&place, &parts(), "1.2.3-1", 1_700_000_000).unwrap();
+        let tree = package_tree(&place, kind, &parts(), "1.2.3-1", 1_700_000_000).unwrap();
         let names: Vec<&str> = tree.files().map(|(path, _)| path).collect();
-        for expected in [
-            "etc/sensor/sensor.toml",
-            "usr/lib/systemd/system/sensor.service",
-            "usr/sbin/sensor",
-            "usr/share/bash-completion/completions/sensor",
-            "usr/share/doc/sensor/changelog.Debian.gz",
-            "usr/share/doc/sensor/changelog.gz",
-            "usr/share/doc/sensor/copyright",
-            "usr/share/fish/vendor_completions.d/sensor.fish",
-            "usr/share/man/man8/sensor.8.gz",
-            "usr/share/zsh/vendor-completions/_sensor",
-        ] {
+        let doc = ["changelog.Debian.gz", "changelog.gz", "copyright"]
+            .map(|name| format!("usr/share/doc/{}/{name}", kind.name));
+        for expected in doc
+            .iter()
+            .map(String::as_str)
+            .chain(expected.iter().copied())
+        {
             assert!(names.contains(&expected), "{expected} in {names:?}");
         }
-        let copyright = copyright(&place).unwrap();
+    }
+
+    #[test]
+    fn packages_have_all_that_belongs_to_a_service() {
+        check(
+            &SENSOR,
+            &[
+                "etc/sensor/sensor.toml",
+                "usr/lib/systemd/system/sensor.service",
+                "usr/sbin/sensor",
+                "usr/share/bash-completion/completions/sensor",
+                "usr/share/doc/sensor/sensor.cdx.json",
+                "usr/share/fish/vendor_completions.d/sensor.fish",
+                "usr/share/man/man8/sensor.8.gz",
+                "usr/share/zsh/vendor-completions/_sensor",
+            ],
+        );
+        check(
+            &NODE,
+            &[
+                "etc/central-node/central-node.toml",
+                "usr/bin/central-node",
+                "usr/lib/systemd/system/central-node.service",
+                "usr/share/bash-completion/completions/central-node",
+                "usr/share/doc/sensor-central-node/central-node.cdx.json",
+                "usr/share/man/man8/central-node.8.gz",
+            ],
+        );
+        let copyright = copyright(&Place::find().unwrap()).unwrap();
         assert!(copyright.contains("\n Permission is hereby granted"));
         assert!(copyright.contains("\n .\n THE SOFTWARE IS PROVIDED"));
     }
@@ -345,21 +427,39 @@ mod tests {
     #[test]
     fn the_scripts_are_sound_and_know_every_folder() {
         let place = Place::find().unwrap();
-        for name in SCRIPTS {
-            let path = place.root.join(format!("packaging/debian/sensor.{name}"));
-            output(Command::new("sh").arg("-n").arg(&path)).unwrap();
-            assert!(text(&path).unwrap().starts_with("#!/bin/sh\n"));
-        }
-        let postrm = text(&place.root.join("packaging/debian/sensor.postrm")).unwrap();
-        for folder in ["/var/lib/sensor", "/var/log/sensor", "/etc/sensor"] {
-            assert!(postrm.contains(folder), "{folder}");
+        for (kind, folders) in [
+            (
+                SENSOR,
+                ["/var/lib/sensor", "/var/log/sensor", "/etc/sensor"].as_slice(),
+            ),
+            (
+                NODE,
+                [
+                    "/var/lib/central-node",
+                    "/var/lib/private/central-node",
+                    "/etc/central-node",
+                ]
+                .as_slice(),
+            ),
+        ] {
+            for name in SCRIPTS {
+                let path = script_path(&place, &kind, name);
+                output(Command::new("sh").arg("-n").arg(&path)).unwrap();
+                assert!(text(&path).unwrap().starts_with("#!/bin/sh\n"));
+            }
+            let postrm = text(&script_path(&place, &kind, "postrm")).unwrap();
+            for folder in folders {
+                assert!(postrm.contains(folder), "{folder}");
+            }
         }
     }
 
     #[test]
     fn the_same_sources_give_the_same_package() {
         let place = Place::find().unwrap();
-        let make = || package(&place, &parts(), "1.2.3-1", 1_700_000_000).unwrap();
-        assert_eq!(make(), make());
+        for kind in [SENSOR, NODE] {
+            let make = || package(&place, &kind, &parts(), "1.2.3-1", 1_700_000_000).unwrap();
+            assert_eq!(make(), make());
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::matrix::{Kernel, Matrix};
 use crate::place::Place;
 
 /// Page, crate, the example that prints it and its argument. A new page is a new row.
-const PAGES: [(&str, &str, &str, &str); 10] = [
+const PAGES: [(&str, &str, &str, &str); 14] = [
     ("docs/events.md", "sensor-proto", "events_md", ""),
     ("docs/config.md", "sensor", "config-docs", ""),
     ("docs/hooks.md", "sensor", "hooks-docs", ""),
@@ -47,6 +47,30 @@ const PAGES: [(&str, &str, &str, &str); 10] = [
         "packaging/completions/_sensor",
         "sensor",
         "command-line-docs",
+        "zsh",
+    ),
+    (
+        "packaging/man/central-node.8",
+        "central-node",
+        "node-command-line-docs",
+        "man",
+    ),
+    (
+        "packaging/completions/central-node.bash",
+        "central-node",
+        "node-command-line-docs",
+        "bash",
+    ),
+    (
+        "packaging/completions/central-node.fish",
+        "central-node",
+        "node-command-line-docs",
+        "fish",
+    ),
+    (
+        "packaging/completions/_central-node",
+        "central-node",
+        "node-command-line-docs",
         "zsh",
     ),
 ];

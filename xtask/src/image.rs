@@ -10,10 +10,13 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+use crate::archive::{Tree, gz};
 use crate::command::output;
 use crate::containers;
-use crate::image::layout::{About, Layout, Tree};
+use crate::dist::licences;
+use crate::image::layout::{About, Layout};
 use crate::place::{Place, Toolchain};
+use crate::sbom;
 use crate::static_programs::StaticPrograms;
 
 /// Who the central node is in its image: nobody in particular, but not root.
@@ -75,11 +78,16 @@ pub(crate) fn build(
 ) -> anyhow::Result<Vec<Built>> {
     let architecture = architecture(&Toolchain::find(place)?.host)?;
     fs::create_dir_all(out)?;
+    let licences = gz(licences::texts(place)?.as_bytes())?;
+    let shared = |name: &str, users: &[(&str, u32)]| {
+        let bill = sbom::cyclonedx(place, name, source.time.try_into()?)?;
+        common(place, name, users, bill, &licences)
+    };
     let images = [
         (
             "sensor",
             "Endpoint telemetry sensor: programs, files, connections and kernel modules by eBPF",
-            sensor(place, &programs.sensor)?,
+            sensor(place, &programs.sensor, shared("sensor", &[("root", 0)])?)?,
             json!({
                 // Its capabilities are what confines it, see docs/kubernetes.md; uid 0 owns what it reads of the host.
                 "User": "0:0",
@@ -93,7 +101,11 @@ pub(crate) fn build(
         (
             "central-node",
             "Reference receiver of the sensor's telemetry packets",
-            node(place, &programs.node)?,
+            node(
+                place,
+                &programs.node,
+                shared("central-node", &[("root", 0), ("central-node", NODE_USER)])?,
+            )?,
             json!({
                 "User": format!("{NODE_USER}:{NODE_USER}"),
                 "Env": ["PATH=/usr/bin"],
@@ -139,8 +151,15 @@ fn write(tree: &Tree, about: &About, out: &Path) -> anyhow::Result<Built> {
     Ok(built)
 }
 
-/// What both images have: names of users, a folder for temporary files, licences.
-fn common(place: &Place, name: &str, users: &[(&str, u32)]) -> anyhow::Result<Tree> {
+/// What both images have: names of users, a folder for temporary files, licences, a bill of materials. The bill lies where the package
+/// has it: in the image it goes wherever the image goes, and programs that look for such files in images find it by its ending.
+fn common(
+    place: &Place,
+    name: &str,
+    users: &[(&str, u32)],
+    bill: String,
+    licences: &[u8],
+) -> anyhow::Result<Tree> {
     let mut tree = Tree::default();
     let (mut passwd, mut group) = (String::new(), String::new());
     for (user, id) in users {
@@ -149,48 +168,41 @@ fn common(place: &Place, name: &str, users: &[(&str, u32)]) -> anyhow::Result<Tr
     }
     tree.file("/etc/passwd", 0o644, passwd)?;
     tree.file("/etc/group", 0o644, group)?;
-    tree.folder("/tmp", 0o1777, 0)?;
+    tree.folder("/tmp", 0o1777)?;
+    let doc = |file: &str| format!("/usr/share/doc/{name}/{file}");
     for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
-        tree.copy(
-            &format!("/usr/share/doc/{name}/{licence}"),
-            0o644,
-            &place.root.join(licence),
-        )?;
+        tree.copy(&doc(licence), 0o644, &place.root.join(licence))?;
     }
+    tree.file(&doc("third-party-licences.gz"), 0o644, licences)?;
+    tree.file(&doc(&format!("{name}.cdx.json")), 0o644, bill)?;
     Ok(tree)
 }
 
-fn sensor(place: &Place, program: &Path) -> anyhow::Result<Tree> {
-    let mut tree = common(place, "sensor", &[("root", 0)])?;
+fn sensor(place: &Place, program: &Path, mut tree: Tree) -> anyhow::Result<Tree> {
     tree.copy("/usr/sbin/sensor", 0o755, program)?;
+    // Mount points: a root that is read-only gets no new ones.
+    tree.folder("/etc/sensor/conf.d", 0o755)?;
+    tree.folder("/etc/sensor/tls", 0o755)?;
+    tree.folder("/host", 0o755)?;
+    tree.folder("/run/sensor", 0o700)?;
+    tree.folder("/var/lib/sensor", 0o700)?;
     tree.copy(
         "/etc/sensor/sensor.toml",
         0o644,
         &place.root.join("packaging/image/sensor.toml"),
     )?;
-    // Mount points: a root that is read-only gets no new ones.
-    tree.folder("/etc/sensor/conf.d", 0o755, 0)?;
-    tree.folder("/etc/sensor/tls", 0o755, 0)?;
-    tree.folder("/host", 0o755, 0)?;
-    tree.folder("/run/sensor", 0o700, 0)?;
-    tree.folder("/var/lib/sensor", 0o700, 0)?;
     Ok(tree)
 }
 
-fn node(place: &Place, program: &Path) -> anyhow::Result<Tree> {
-    let mut tree = common(
-        place,
-        "central-node",
-        &[("root", 0), ("central-node", NODE_USER)],
-    )?;
+fn node(place: &Place, program: &Path, mut tree: Tree) -> anyhow::Result<Tree> {
     tree.copy("/usr/bin/central-node", 0o755, program)?;
     tree.copy(
         "/etc/central-node/central-node.toml",
         0o644,
         &place.root.join("packaging/image/central-node.toml"),
     )?;
-    tree.folder("/etc/central-node/tls", 0o755, 0)?;
-    tree.folder("/var/lib/central-node", 0o700, NODE_USER)?;
+    tree.folder("/etc/central-node/tls", 0o755)?;
+    tree.folder_of(NODE_USER, "/var/lib/central-node", 0o700)?;
     Ok(tree)
 }
 

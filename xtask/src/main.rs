@@ -8,6 +8,7 @@
 )]
 
 mod apt;
+mod archive;
 mod bench;
 mod build_ebpf;
 mod chaos;

@@ -111,6 +111,9 @@ pub(crate) struct Suite {
     /// Only on the kernels of these Debian suites; on all of its roles if empty.
     #[serde(default)]
     pub(crate) debian: Vec<String>,
+    /// The guest has the unpacked container image and the rendered manifests.
+    #[serde(default)]
+    pub(crate) image: bool,
     /// The central node's program is there.
     #[serde(default)]
     pub(crate) central_node: bool,

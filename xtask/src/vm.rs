@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::command::tail;
+use crate::containers::Container;
 use crate::harness::{Tally, print_failures};
 use crate::matrix::{Backend, Cell, Matrix, Selection, System};
 use crate::place::Place;
@@ -162,6 +163,11 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
             );
         }
     }
+    let container = cells
+        .iter()
+        .any(|cell| cell.suite.image)
+        .then(|| Container::prepare(place, &built))
+        .transpose()?;
     let jobs = plan.jobs.unwrap_or_else(default_jobs).max(1);
     let queue = Mutex::new(cells.iter());
     let rows = Mutex::new(Vec::new());
@@ -180,7 +186,14 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 .with_extension("cpio");
             let (system, init) = match cell.suite.system {
                 System::Small => (
-                    file_system(&built, &programs, kernel, cell, &plan.arguments)?,
+                    file_system(
+                        &built,
+                        &programs,
+                        kernel,
+                        cell,
+                        container.as_ref().filter(|_| cell.suite.image),
+                        &plan.arguments,
+                    )?,
                     "/init",
                 ),
                 System::Debian => (
@@ -283,6 +296,18 @@ fn show(row: &Row, tally: &Tally, log: &Path) {
     {
         println!("  {told}");
     }
+    let transcript: String = String::from_utf8_lossy(&results)
+        .lines()
+        .filter_map(|line| line.trim_end_matches('\r').strip_prefix("transcript"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    if !transcript.is_empty() {
+        let path = log.with_extension("transcript.txt");
+        match fs::write(&path, transcript) {
+            Ok(()) => println!("  transcript: {}", path.display()),
+            Err(error) => println!("  {}: {error}", path.display()),
+        }
+    }
     if tally.failed > 0 {
         for problem in &tally.problems {
             println!("  {problem}");
@@ -315,6 +340,7 @@ fn file_system(
     programs: &Programs,
     kernel: &Prepared,
     cell: &Cell,
+    container: Option<&Container>,
     arguments: &[String],
 ) -> anyhow::Result<Vec<u8>> {
     let mut image = Image::default();
@@ -373,6 +399,10 @@ fn file_system(
         0o644,
         "NAME=\"sensor test guest\"\nID=guest\n",
     )?;
+    if let Some(container) = container {
+        image.tree("/image", &container.root)?;
+        image.text("/etc/sensor-vm/overlay.json", 0o644, &container.overlay)?;
+    }
 
     let mut job = format!("timeout={}\n", cell.suite.timeout_seconds);
     let none = Vec::new();

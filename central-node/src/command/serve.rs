@@ -6,6 +6,7 @@ use super::{Streams, store_status};
 use crate::args::ServeArgs;
 use crate::config::{Config, ConfigFile, Overrides};
 use crate::exit::ExitStatus;
+use crate::notify;
 use crate::server::{Node, StartError};
 
 /// Serves until a signal says to stop.
@@ -65,10 +66,12 @@ async fn serve(config: Config, streams: &mut Streams<'_>) -> ExitStatus {
     if let Err(error) = told {
         tracing::debug!(%error, "nobody reads where the node listens");
     }
+    notify::ready(&node.address());
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    notify::stopping();
     node.stop().await;
     ExitStatus::Ok
 }

@@ -135,8 +135,8 @@ pub trait Storage: Send + Sync + Debug {
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    /// The lock goes with the descriptor. Where there is no folder: why it could not be made.
-    lock: Result<File, io::Error>,
+    // The lock goes with the descriptor.
+    _lock: Option<File>,
 }
 
 /// Why a state directory cannot be had.
@@ -175,10 +175,10 @@ impl Disk {
             .create(root);
         let folder = match (File::open(root), made) {
             (Ok(folder), _) => folder,
-            (Err(source), Err(refused)) if source.kind() == io::ErrorKind::NotFound => {
+            (Err(source), Err(_)) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self {
                     root: root.to_owned(),
-                    lock: Err(refused),
+                    _lock: None,
                 });
             }
             (Err(source), _) => return Err(error(source)),
@@ -199,22 +199,12 @@ impl Disk {
         }
         Ok(Self {
             root: root.to_owned(),
-            lock: Ok(folder),
+            _lock: Some(folder),
         })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
         self.root.join(path)
-    }
-
-    /// What cannot be made since the folder itself could not is told by why that could not.
-    fn made<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| match &self.lock {
-            Err(refused) if error.kind() == io::ErrorKind::NotFound => {
-                io::Error::new(refused.kind(), format!("{:?}: {refused}", self.root))
-            }
-            Ok(_) | Err(_) => error,
-        })
     }
 }
 
@@ -262,8 +252,7 @@ impl Storage for Disk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        let made = fs::DirBuilder::new().mode(0o700).create(self.at(folder));
-        match self.made(made) {
+        match fs::DirBuilder::new().mode(0o700).create(self.at(folder)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -274,13 +263,12 @@ impl Storage for Disk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        let created = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(self.at(path));
-        self.made(created)
+            .open(self.at(path))
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<File> {

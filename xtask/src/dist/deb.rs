@@ -1,107 +1,9 @@
-//! Archives as packages need them: tar with sorted entries of root, of one time; a Debian package around two of them. The
-//! same content gives the same bytes.
-
-use std::collections::BTreeMap;
-use std::io::Write as _;
+//! A Debian package: an ar archive around two tar archives. The same content gives the same bytes.
 
 use anyhow::{Context as _, ensure};
-use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
-use tar::{Builder, EntryType, Header};
 
-/// One thing of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
-    Folder { mode: u32 },
-    File { mode: u32, content: Vec<u8> },
-}
-
-/// Folders and files by path, without the slash at the start; everything belongs to root.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tree {
-    entries: BTreeMap<String, Entry>,
-}
-
-impl Tree {
-    /// A folder, with its parents (0755 unless they were added before).
-    pub(crate) fn folder(&mut self, path: &str, mode: u32) {
-        self.parents(path);
-        self.entries.insert(path.to_owned(), Entry::Folder { mode });
-    }
-
-    /// A file, with the folders above it.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
-        self.parents(path);
-        let content = content.into();
-        self.entries
-            .insert(path.to_owned(), Entry::File { mode, content });
-    }
-
-    fn parents(&mut self, path: &str) {
-        for (at, _) in path.match_indices('/') {
-            self.entries
-                .entry(path.get(..at).unwrap_or_default().to_owned())
-                .or_insert(Entry::Folder { mode: 0o755 });
-        }
-    }
-
-    /// Paths and contents of the files.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.entries.iter().filter_map(|(path, entry)| match entry {
-            Entry::File { content, .. } => Some((path.as_str(), content.as_slice())),
-            Entry::Folder { .. } => None,
-        })
-    }
-
-    /// A compressed tar archive whose names begin with `prefix`.
-    pub(crate) fn tar_gz(&self, prefix: &str, seconds: u64) -> anyhow::Result<Vec<u8>> {
-        let mut builder = Builder::new(Vec::new());
-        let mut add = |name: &str, kind, mode, content: &[u8]| {
-            let mut header = Header::new_gnu();
-            header.set_entry_type(kind);
-            header.set_mode(mode);
-            header.set_mtime(seconds);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_username("root")?;
-            header.set_groupname("root")?;
-            header.set_size(u64::try_from(content.len())?);
-            builder
-                .append_data(&mut header, name, content)
-                .with_context(|| name.to_owned())
-        };
-        if prefix.is_empty() {
-            // What dpkg writes first.
-            add("./", EntryType::Directory, 0o755, &[])?;
-        }
-        for (path, entry) in &self.entries {
-            match entry {
-                Entry::Folder { mode } => add(
-                    &format!("{prefix}{path}/"),
-                    EntryType::Directory,
-                    *mode,
-                    &[],
-                )?,
-                Entry::File { mode, content } => add(
-                    &format!("{prefix}{path}"),
-                    EntryType::Regular,
-                    *mode,
-                    content,
-                )?,
-            }
-        }
-        gz(&builder.into_inner()?)
-    }
-}
-
-/// Compressed, without name and time of its own.
-pub(crate) fn gz(content: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut writer = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), Compression::best());
-    writer.write_all(content)?;
-    Ok(writer.finish()?)
-}
+use crate::archive::{Style, Tree, gz};
 
 /// What a Debian package says of itself.
 #[derive(Debug)]
@@ -149,19 +51,19 @@ pub(crate) fn package(control: &Control<'_>, tree: &Tree, seconds: u64) -> anyho
         text.push_str(&format!(" {line}\n"));
     }
     let mut inner = Tree::default();
-    inner.file("control", 0o644, text);
-    inner.file("md5sums", 0o644, sums);
+    inner.file("control", 0o644, text)?;
+    inner.file("md5sums", 0o644, sums)?;
     if !conffiles.is_empty() {
-        inner.file("conffiles", 0o644, conffiles);
+        inner.file("conffiles", 0o644, conffiles)?;
     }
     for (name, script) in control.scripts {
-        inner.file(name, 0o755, *script);
+        inner.file(name, 0o755, *script)?;
     }
     let mut out = b"!<arch>\n".to_vec();
     for (name, content) in [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar.gz", inner.tar_gz("", seconds)?),
-        ("data.tar.gz", tree.tar_gz("", seconds)?),
+        ("control.tar.gz", gz(&inner.tar(Style::Package, seconds)?)?),
+        ("data.tar.gz", gz(&tree.tar(Style::Package, seconds)?)?),
     ] {
         member(&mut out, name, seconds, &content)?;
     }
@@ -195,15 +97,16 @@ mod tests {
 
     fn tree() -> Tree {
         let mut tree = Tree::default();
-        tree.file("usr/sbin/demo", 0o755, "program");
-        tree.folder("etc/demo", 0o750);
-        tree.file("etc/demo/demo.toml", 0o640, "a = 1\n");
+        tree.file("usr/sbin/demo", 0o755, "program").unwrap();
+        tree.folder("etc/demo", 0o750).unwrap();
+        tree.file("etc/demo/demo.toml", 0o640, "a = 1\n").unwrap();
         // A name that does not fit into a head of tar.
         tree.file(
             &format!("usr/share/doc/demo/{}", "n".repeat(120)),
             0o644,
             "",
-        );
+        )
+        .unwrap();
         tree
     }
 

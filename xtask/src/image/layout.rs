@@ -1,15 +1,14 @@
 //! An OCI image layout (image-spec 1.1) of one layer, made in memory: the same files, time and words give the same bytes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
-use flate2::{Compression, GzBuilder};
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tar::{EntryType, Header};
+
+use crate::archive::{Style, Tree, gz};
 
 /// Where in a layout its blobs are.
 const BLOBS: &str = "blobs/sha256";
@@ -17,127 +16,6 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// The files of an image by their path without leading slash; every parent stands in it, too.
-#[derive(Debug, Default)]
-pub(crate) struct Tree(BTreeMap<String, Node>);
-
-#[derive(Debug)]
-struct Node {
-    mode: u32,
-    /// Uid and gid.
-    owner: u32,
-    /// `None`: a folder.
-    content: Option<Vec<u8>>,
-}
-
-impl Tree {
-    /// A folder of this owner, with parents of root's.
-    pub(crate) fn folder(&mut self, path: &str, mode: u32, owner: u32) -> anyhow::Result<()> {
-        self.add(
-            path,
-            Node {
-                mode,
-                owner,
-                content: None,
-            },
-        )
-    }
-
-    /// A file of root's.
-    pub(crate) fn file(
-        &mut self,
-        path: &str,
-        mode: u32,
-        content: impl Into<Vec<u8>>,
-    ) -> anyhow::Result<()> {
-        self.add(
-            path,
-            Node {
-                mode,
-                owner: 0,
-                content: Some(content.into()),
-            },
-        )
-    }
-
-    /// A copy of a file of this machine.
-    pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> anyhow::Result<()> {
-        self.file(
-            path,
-            mode,
-            fs::read(from).with_context(|| from.display().to_string())?,
-        )
-    }
-
-    fn add(&mut self, path: &str, node: Node) -> anyhow::Result<()> {
-        let path = path.trim_matches('/');
-        ensure!(
-            !path
-                .split('/')
-                .any(|part| part.is_empty() || part == "." || part == ".."),
-            "a path of an image: {path:?}"
-        );
-        for (at, _) in path.match_indices('/') {
-            let parent = path.get(..at).unwrap_or_default();
-            let folder = self.0.entry(parent.to_owned()).or_insert(Node {
-                mode: 0o755,
-                owner: 0,
-                content: None,
-            });
-            ensure!(
-                folder.content.is_none(),
-                "{parent} is a file and has {path}"
-            );
-        }
-        if self.0.insert(path.to_owned(), node).is_some() {
-            bail!("{path} is there already");
-        }
-        Ok(())
-    }
-
-    /// The layer, not compressed: parents before what is in them.
-    fn tar(&self, time: u64) -> anyhow::Result<Vec<u8>> {
-        let mut archive = tar::Builder::new(Vec::new());
-        for (path, node) in &self.0 {
-            let content = node.content.as_deref().unwrap_or_default();
-            let (kind, name) = match node.content {
-                Some(_) => (EntryType::Regular, path.clone()),
-                None => (EntryType::Directory, format!("{path}/")),
-            };
-            entry(
-                &mut archive,
-                &name,
-                kind,
-                (node.mode, node.owner),
-                time,
-                content,
-            )?;
-        }
-        Ok(archive.into_inner()?)
-    }
-}
-
-fn entry<W: Write>(
-    archive: &mut tar::Builder<W>,
-    name: &str,
-    kind: EntryType,
-    (mode, owner): (u32, u32),
-    time: u64,
-    content: &[u8],
-) -> anyhow::Result<()> {
-    let mut header = Header::new_ustar();
-    header.set_path(name)?;
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(owner.into());
-    header.set_gid(owner.into());
-    header.set_mtime(time);
-    header.set_size(content.len().try_into()?);
-    header.set_cksum();
-    archive.append(&header, content)?;
-    Ok(())
-}
 
 /// What an image is beside its files.
 #[derive(Debug)]
@@ -175,12 +53,9 @@ impl Layout {
             time: about.time,
         };
         let created = created(about.time)?;
-        let tar = tree.tar(about.time)?;
+        let tar = tree.tar(Style::Layer, about.time)?;
         let diff_id = format!("sha256:{}", hex(&tar));
-        // No name and no time in the header of gzip.
-        let mut packed = GzBuilder::new().write(Vec::new(), Compression::best());
-        packed.write_all(&tar)?;
-        let layer = layout.blob(LAYER, packed.finish()?);
+        let layer = layout.blob(LAYER, gz(&tar)?);
 
         let mut run = about.run.clone();
         let members = run
@@ -278,31 +153,12 @@ impl Layout {
 
     /// Writes the same as one archive, which `docker load`, `podman load` and `ctr images import` take.
     pub(crate) fn archive(&self, file: &Path) -> anyhow::Result<()> {
-        let mut archive = tar::Builder::new(BufWriter::new(
-            File::create(file).with_context(|| file.display().to_string())?,
-        ));
-        for folder in ["blobs/", "blobs/sha256/"] {
-            entry(
-                &mut archive,
-                folder,
-                EntryType::Directory,
-                (0o755, 0),
-                self.time,
-                &[],
-            )?;
-        }
+        let mut tree = Tree::default();
         for (path, content) in &self.files {
-            entry(
-                &mut archive,
-                path,
-                EntryType::Regular,
-                (0o644, 0),
-                self.time,
-                content,
-            )?;
+            tree.file(path, 0o644, content.as_slice())?;
         }
-        archive.into_inner()?.flush()?;
-        Ok(())
+        fs::write(file, tree.tar(Style::Layer, self.time)?)
+            .with_context(|| file.display().to_string())
     }
 }
 
@@ -361,7 +217,7 @@ mod tests {
         for (path, mode, content) in files {
             tree.file(path, mode, content).unwrap();
         }
-        tree.folder("/var/lib/one", 0o700, 65532).unwrap();
+        tree.folder_of(65532, "/var/lib/one", 0o700).unwrap();
         tree
     }
 
@@ -437,48 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_has_parents_first_and_nothing_of_who_built_it() {
-        let tar = tree(true).tar(1_700_000_000).unwrap();
-        let mut archive = tar::Archive::new(tar.as_slice());
-        let mut told = Vec::new();
-        for entry in archive.entries().unwrap() {
-            let entry = entry.unwrap();
-            let header = entry.header();
-            assert_eq!(header.mtime().unwrap(), 1_700_000_000);
-            assert_eq!(header.username_bytes(), Some(&b""[..]));
-            told.push(format!(
-                "{} {:o} {}",
-                entry.path().unwrap().display(),
-                header.mode().unwrap(),
-                header.uid().unwrap()
-            ));
-        }
-        assert_eq!(
-            told,
-            [
-                "etc/ 755 0",
-                "etc/passwd 644 0",
-                "usr/ 755 0",
-                "usr/bin/ 755 0",
-                "usr/bin/one 755 0",
-                "usr/share/ 755 0",
-                "usr/share/text 644 0",
-                "var/ 755 0",
-                "var/lib/ 755 0",
-                "var/lib/one/ 700 65532",
-            ]
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_in_an_image_is_refused() {
-        let mut tree = tree(false);
-        for path in ["/etc/passwd", "/etc/passwd/x", "/a/../b", "", "/a//b"] {
-            tree.file(path, 0o644, "x").unwrap_err();
-        }
+    fn a_folder_that_is_no_layout_stays_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("mine"), "x").unwrap();
-        Layout::new(&tree, &about())
+        Layout::new(&tree(false), &about())
             .unwrap()
             .write(folder.path())
             .unwrap_err();

@@ -93,15 +93,17 @@ pub(crate) fn file_system(
     let test = format!("/usr/lib/sensor-tests/{}", cell.suite.test);
     image.copy(&test, 0o755, built.test(&cell.suite.test)?)?;
     let seconds = dist::source_date_for_a_test(place);
-    let parts = Parts::of(&built.sensor)?;
     let version = env!("CARGO_PKG_VERSION");
-    for (name, version) in [
-        ("sensor", format!("{version}-1")),
-        ("sensor-newer", format!("{version}{NEWER}")),
-    ] {
-        let package = dist::package(place, &parts, &version, seconds)?;
-        let path = format!("/usr/lib/sensor-tests/{name}.deb");
-        image.bytes(&path, 0o644, &package)?;
+    for (kind, program) in [(dist::SENSOR, &built.sensor), (dist::NODE, &built.node)] {
+        let parts = Parts::of(program)?;
+        for (suffix, version) in [
+            ("", format!("{version}-1")),
+            ("-newer", format!("{version}{NEWER}")),
+        ] {
+            let package = dist::package(place, &kind, &parts, &version, seconds)?;
+            let path = format!("/usr/lib/sensor-tests/{}{suffix}.deb", kind.name);
+            image.bytes(&path, 0o644, &package)?;
+        }
     }
     image.text("/etc/systemd/system/sensor-vm.service", 0o644, UNIT)?;
     image.link(
@@ -341,6 +343,7 @@ fn merged(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::Tree;
 
     #[test]
     fn paths_are_made_plain_and_merged() {
@@ -360,15 +363,17 @@ mod tests {
 
     #[test]
     fn a_package_ends_up_in_the_archive_and_in_dpkgs_list() {
-        let mut tree = dist::deb::Tree::default();
-        tree.file("bin/demo", 0o755, "program");
-        tree.file("usr/share/doc/demo/readme", 0o644, "left out");
+        let mut tree = Tree::default();
+        tree.file("bin/demo", 0o755, "program").unwrap();
+        tree.file("usr/share/doc/demo/readme", 0o644, "left out")
+            .unwrap();
         for name in ["passwd", "group"] {
             tree.file(
                 &format!("usr/share/base-passwd/{name}.master"),
                 0o644,
                 "root:x:0:\n",
-            );
+            )
+            .unwrap();
         }
         let control = dist::deb::Control {
             package: "demo",

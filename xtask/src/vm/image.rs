@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
@@ -50,6 +51,24 @@ impl Image {
     pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> anyhow::Result<()> {
         let content = fs::read(from).with_context(|| from.display().to_string())?;
         self.regular(path, mode, &content)
+    }
+
+    /// Everything in a folder of this machine.
+    pub(crate) fn tree(&mut self, path: &str, from: &Path) -> anyhow::Result<()> {
+        self.folder(path, fs::metadata(from)?.permissions().mode() & 0o7777)?;
+        let mut entries: Vec<_> = fs::read_dir(from)?.collect::<Result<_, _>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let inside = format!("{path}/{}", entry.file_name().to_string_lossy());
+            let data = entry.metadata()?;
+            if data.is_dir() {
+                self.tree(&inside, &entry.path())?;
+            } else {
+                ensure!(data.is_file(), "{}: no file", entry.path().display());
+                self.copy(&inside, data.permissions().mode() & 0o7777, &entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// A symbolic link.

@@ -1,51 +1,27 @@
-//! Prints what stands in packaging/man and packaging/completions: `man`, `bash`, `fish` or `zsh`, from the command line's types.
+//! The manual and the completions of a program, from its command line's types. The example of the central node has this module, too.
 
 use std::io::{self, Write as _};
 
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// Files, and where to read on.
-const END: &str = "\
-.SH FILES
-.TP
-/etc/sensor/sensor.toml, /etc/sensor/conf.d/*.toml
-The configuration; see `sensor config schema`.
-.TP
-/var/lib/sensor
-Identity, spool, places of the sinks, filter settings of the central node.
-.TP
-/var/log/sensor/events.jsonl
-Where the packaged configuration has events written to.
-.TP
-/run/sensor
-Lock and control socket of the running sensor.
-.SH SEE ALSO
-.BR systemctl (1),
-.BR journalctl (1)
-";
-
-fn main() -> io::Result<()> {
+/// Prints what the first argument names: `man`, which ends with `end`, or the completions of a shell.
+pub(crate) fn print(mut command: Command, end: &str) -> io::Result<()> {
     let what = std::env::args().nth(1).unwrap_or_default();
     let mut out = Vec::new();
     if what == "man" {
-        manual(&mut out)?;
+        manual(command, end, &mut out)?;
     } else {
         let shell: Shell = what.parse().map_err(io::Error::other)?;
-        clap_complete::generate(
-            shell,
-            &mut sensor::args::Args::command(),
-            "sensor",
-            &mut out,
-        );
+        let name = command.get_name().to_owned();
+        clap_complete::generate(shell, &mut command, name, &mut out);
     }
     io::stdout().write_all(&out)
 }
 
 /// One page: the program, then every subcommand in a section of its own.
-fn manual(out: &mut Vec<u8>) -> io::Result<()> {
-    let mut command = sensor::args::Args::command();
+fn manual(mut command: Command, end: &str, out: &mut Vec<u8>) -> io::Result<()> {
     command.build();
     let man = Man::new(command.clone()).section("8");
     man.render_title(out)?;
@@ -60,12 +36,12 @@ fn manual(out: &mut Vec<u8>) -> io::Result<()> {
     for subcommand in command.get_subcommands() {
         section(
             subcommand,
-            &format!("sensor {}", subcommand.get_name()),
+            &format!("{} {}", command.get_name(), subcommand.get_name()),
             out,
         )?;
     }
     man.render_extra_section(out)?;
-    out.write_all(END.as_bytes())
+    out.write_all(end.as_bytes())
 }
 
 fn section(command: &Command, name: &str, out: &mut Vec<u8>) -> io::Result<()> {

@@ -36,6 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The service is generated always and compiled by feature, so that a build script's output does not depend on features.
     tonic_prost_build::configure()
         .build_transport(false)
+        // Most processes are in none, and it is large.
+        .boxed(".sensor.v1.Process.container")
+        .boxed(".sensor.v1.ProcessPatch.container")
         .client_mod_attribute("sensor.v1", "#[cfg(feature = \"client\")]")
         .server_mod_attribute("sensor.v1", "#[cfg(feature = \"server\")]")
         .compile_fds(set)?;

@@ -208,9 +208,13 @@ mod tests {
     use super::*;
     use crate::schema::{self, Value};
 
-    /// General, process start and stop, file creation, modules, ports and connections, synchronisation.
+    /// General, process start and stop, file creation, modules, ports and connections, synchronisation, images of containers.
     fn wanted() -> impl Iterator<Item = u16> {
-        (1..=48).chain(113..=117).chain(83..=94).chain(165..=166)
+        (1..=48)
+            .chain(113..=117)
+            .chain(83..=94)
+            .chain(151..=151)
+            .chain(165..=166)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// The rows that this schema must deliver or account for, by number, with what they ask for: general (1 to 16), process start
 /// (17 to 33), process stop (34 to 39), file creation (40 to 48), modules, ports and connections (113 to 117), synchronisation
-/// (83 to 94) and what goes with it (165, 166).
+/// (83 to 94), images of containers (151), and what goes with synchronisation (165, 166).
 pub const ROWS: &[(u16, &str)] = &[
     (1, "type of the event"),
     (2, "time of the event"),
@@ -84,6 +84,7 @@ pub const ROWS: &[(u16, &str)] = &[
     (92, "states of tasks"),
     (93, "states of settings"),
     (94, "requests for files"),
+    (151, "containers and images: names, reference of the image"),
     (165, "period of synchronisation"),
     (166, "state of the connection, errors of certificates"),
 ];
@@ -109,10 +110,6 @@ pub const NOT_DELIVERED: &[(u16, &str)] = &[
     (
         32,
         "units and other settings that start programs are read with the inventory: number 41 of Process is kept for it",
-    ),
-    (
-        33,
-        "image of the container, name and namespace of the pod: they are known to the container's runtime only (numbers 5 to 8 of Container are kept); id, runtime and pod id are delivered",
     ),
     (
         47,

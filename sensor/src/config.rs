@@ -79,6 +79,8 @@ pub struct Config {
     pub environment: EnvironmentConfig,
     /// Ask systemd's user database for names.
     pub user_varlink: bool,
+    /// Facts of containers.
+    pub container: ContainerConfig,
     /// The host that is watched.
     pub host: HostConfig,
     /// Where events go.
@@ -160,6 +162,21 @@ pub struct EnvironmentConfig {
     pub allow: Vec<String>,
     /// Names whose values are replaced, whatever their case, beside the usual words for secrets.
     pub redact: Vec<String>,
+}
+
+/// Facts of containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerConfig {
+    /// Read the runtimes' files at all.
+    pub files: bool,
+    /// Names of labels that are sent; `*` stands for any characters.
+    pub labels: Vec<String>,
+    /// Folders of Docker; these and the following are absolute, from the host's root.
+    pub docker: Vec<PathBuf>,
+    /// Folders of containerd.
+    pub containerd: Vec<PathBuf>,
+    /// Folders of CRI-O and Podman.
+    pub storage: Vec<PathBuf>,
 }
 
 /// The host that is watched, as the sensor sees it.
@@ -950,6 +967,13 @@ impl Checks {
         path
     }
 
+    fn folders(&mut self, key: &str, folders: Vec<PathBuf>) -> Vec<PathBuf> {
+        for (index, folder) in folders.iter().enumerate() {
+            self.absolute(&format!("{key}[{index}]"), Some(folder.clone()));
+        }
+        folders
+    }
+
     fn host_name(&mut self, key: &str, name: Option<String>) -> Option<String> {
         let fits = |name: &String| {
             (1..=MAX_HOST_NAME).contains(&name.len())
@@ -1046,6 +1070,13 @@ impl TryFrom<ConfigFile> for Config {
             },
             user_varlink: file.user.varlink,
             confine: file.confine.enabled,
+            container: ContainerConfig {
+                files: file.container.files,
+                labels: checks.names("container.labels", file.container.labels),
+                docker: checks.folders("container.docker", file.container.docker),
+                containerd: checks.folders("container.containerd", file.container.containerd),
+                storage: checks.folders("container.storage", file.container.storage),
+            },
             host: HostConfig {
                 root: checks
                     .absolute("host.root", Some(file.host.root))

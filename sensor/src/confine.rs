@@ -33,6 +33,8 @@ pub enum Role {
     HashOpen,
     /// Reads files that are hashed.
     HashRead,
+    /// Reads what runtimes write down of their containers.
+    Containers,
     /// Writes lines to standard output or a file.
     Output,
     /// Makes the spool durable.
@@ -53,6 +55,7 @@ impl Role {
         match self {
             Self::Reader => MAPS,
             Self::HashOpen | Self::HashRead => capability::KEPT,
+            Self::Containers => CapabilitySet::DAC_READ_SEARCH,
             // Kept by the process only where folders are another user's.
             Self::Output | Self::Spool | Self::Delivery => CapabilitySet::DAC_OVERRIDE,
             Self::Control | Self::Metrics => CapabilitySet::empty(),
@@ -61,7 +64,7 @@ impl Role {
 
     const fn filter(self) -> Option<Filter> {
         match self {
-            Self::HashOpen => Some(Filter::Opens),
+            Self::HashOpen | Self::Containers => Some(Filter::Opens),
             Self::HashRead => Some(Filter::Reads),
             Self::Reader
             | Self::Output
@@ -76,7 +79,7 @@ impl Role {
     fn folders(self, places: &Places) -> Option<Vec<&Path>> {
         match self {
             Self::HashOpen | Self::HashRead | Self::Metrics => None,
-            Self::Reader | Self::Control => Some(Vec::new()),
+            Self::Reader | Self::Control | Self::Containers => Some(Vec::new()),
             Self::Output => Some(places.output.as_deref().into_iter().collect()),
             Self::Spool => Some(places.state.as_deref().into_iter().collect()),
             Self::Delivery => {
@@ -86,10 +89,11 @@ impl Role {
         }
     }
 
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Reader,
         Self::HashOpen,
         Self::HashRead,
+        Self::Containers,
         Self::Output,
         Self::Spool,
         Self::Delivery,

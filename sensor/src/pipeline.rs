@@ -21,6 +21,7 @@ use sensor_proto::{field, v1};
 use crate::clock::Clock;
 use crate::config::RuleAction;
 use crate::enrich::close_watch::{CloseEnd, CloseRequest, CloseWatch, Closed};
+use crate::enrich::container::Question;
 use crate::enrich::file::FileFacts;
 use crate::enrich::hash::{
     HashJob, HashPool, HashResult, Place, ProcessStart, Released, What, Writers,
@@ -132,6 +133,8 @@ struct Held {
     hashes: Vec<(u64, Slot)>,
     /// A created file that is not closed.
     open: Option<FileKey>,
+    /// Its container, whose facts will be there in a moment.
+    container: Option<Question>,
 }
 
 /// The pipeline.
@@ -485,6 +488,7 @@ impl Pipeline {
         while let Some(waiting) = self.reorder.pop_due(now) {
             self.record(waiting);
         }
+        self.take_containers();
         self.release(now);
         for event in self.aggregator.due(now) {
             self.deliver(event, None, None);
@@ -496,8 +500,8 @@ impl Pipeline {
             .min();
         let next = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
         let wait = [next, self.seal_due()].into_iter().flatten().min()?;
-        // A hash that comes back releases its event before the deadline.
-        Some(if self.late.expecting() {
+        // A hash that comes back, or a file about a container, releases its event before the deadline.
+        Some(if self.late.expecting() || self.awaits_container() {
             wait.min(Duration::from_millis(5))
         } else {
             wait
@@ -587,9 +591,13 @@ impl Pipeline {
             self.record(waiting);
         }
         let until = std::time::Instant::now() + patience;
-        while self.hold.len() > 0 && self.late.expecting() && std::time::Instant::now() < until {
+        while self.hold.len() > 0
+            && (self.late.expecting() || self.awaits_container())
+            && std::time::Instant::now() < until
+        {
             self.take_closes();
             self.take_hashes();
+            self.take_containers();
             self.release(self.now());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -1024,7 +1032,14 @@ impl Pipeline {
         hashes: Vec<(u64, Slot)>,
         open: Option<FileKey>,
     ) {
-        let waits = u32::try_from(hashes.len() + usize::from(open.is_some())).unwrap_or(u32::MAX);
+        // Where a process begins what it runs; its other events find the facts there, or follow it.
+        let container = if kind == RecordKind::Exec {
+            self.table.describer.containers.awaited(&actor.process)
+        } else {
+            None
+        };
+        let others = usize::from(open.is_some()) + usize::from(container.is_some());
+        let waits = u32::try_from(hashes.len() + others).unwrap_or(u32::MAX);
         let deadline = self.now().saturating_add(self.hold_ns);
         let row = Row::Kind(kind);
         // What a process runs is told by many events, and begins with one.
@@ -1040,6 +1055,7 @@ impl Pipeline {
             actor: Some(actor),
             hashes: hashes.clone(),
             open,
+            container,
         };
         let ticket = self.hold.push(Box::new(held), waits, deadline, bytes);
         if let Some(open) = open.and_then(|key| self.late.open_file(key)) {
@@ -1124,6 +1140,7 @@ impl Pipeline {
                 actor,
                 hashes,
                 open,
+                container: _,
             } = *held;
             let event_type = event.event_type();
             // The newest row of the same program: its hashes may have come with another event.

@@ -1,4 +1,4 @@
-//! Everything that the daemon reads from `/proc` and from cgroup folders.
+//! Everything that the daemon reads from `/proc` and from cgroup folders, and how it opens small files of other software.
 //!
 //! A process is read through one descriptor of its folder ([`ProcessDir`]): once opened, all reads are of that very
 //! process, or fail, whoever gets its pid next. Every read has a size limit. Nothing here keeps or interprets
@@ -526,6 +526,72 @@ fn open_beneath(root: impl AsFd, path: &str, what: &'static str) -> Result<OpenF
     )
     .map_err(fail)?;
     regular(file, what)
+}
+
+/// A folder of other software on the host, and what lies in it: no link leads out of it, no other mount is entered.
+#[derive(Debug)]
+pub struct Folder(OwnedFd);
+
+impl Folder {
+    /// The folder at `path` below `root`, where absolute links count from `root` as well. Without `links` a link on the way is
+    /// refused: the path is then what it says.
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] if there is none.
+    pub fn open(root: &Path, path: &Path, links: bool) -> Result<Self, ProcError> {
+        let fail = |errno| ProcError::new("folder", errno);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, flags, Mode::empty()).map_err(fail)?;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        if !links {
+            resolve |= ResolveFlags::NO_SYMLINKS;
+        }
+        let folder =
+            rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map_err(fail)?;
+        Ok(Self(folder))
+    }
+
+    /// A regular file in it.
+    ///
+    /// # Errors
+    /// [`ProcError::Refused`] for what is reached through another mount or is no regular file.
+    pub fn file(&self, path: &str, what: &'static str) -> Result<OpenFile, ProcError> {
+        open_beneath(&self.0, path, what)
+    }
+
+    /// Names of the folders in a folder in it, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ProcError::TooMany`] beyond the limit.
+    pub fn folders(
+        &self,
+        path: &str,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Vec<String>, ProcError> {
+        let fail = |errno| ProcError::new(what, errno);
+        let folder = rustix::fs::openat2(
+            &self.0,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+        )
+        .map_err(fail)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(folder).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_str().ok();
+            let Some(name) = name.filter(|name| !name.starts_with('.')) else {
+                continue;
+            };
+            if names.len() == limit {
+                return Err(ProcError::TooMany { what, limit });
+            }
+            names.push(name.to_owned());
+        }
+        Ok(names)
+    }
 }
 
 /// A regular file by its path, for the host's own files.

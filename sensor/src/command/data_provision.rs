@@ -37,7 +37,10 @@ const PURPOSES: &[(&[&str], &str)] = &[
         "to say for whom, and with which rights",
     ),
     (&["Session"], "to say through which login"),
-    (&["Namespaces", "Container"], "to say in which container"),
+    (
+        &["Namespaces", "Container", "Label"],
+        "to say in which container",
+    ),
     (
         &["FileInfo", "FileCapabilities"],
         "to say exactly which file, and what it allows",
@@ -104,7 +107,7 @@ const PURPOSES: &[(&[&str], &str)] = &[
 ];
 
 /// Fields of which something is withheld: message, field, what.
-const REDACTED: [(&str, &str, &str); 2] = [
+const REDACTED: [(&str, &str, &str); 3] = [
     (
         "Process",
         "argv",
@@ -114,6 +117,11 @@ const REDACTED: [(&str, &str, &str); 2] = [
         "EnvironmentVariable",
         "value",
         "values of names that look secret, or that `environment.redact` has, become `***` or are left out",
+    ),
+    (
+        "Label",
+        "value",
+        "as the values of environment variables; names that `container.labels` does not have are left out with their values",
     ),
 ];
 
@@ -184,6 +192,7 @@ fn statement(loaded: &Loaded) -> Value {
         "scope": config.scope_cgroup.as_ref().map(|path| path.to_string_lossy()),
         "filter_rules": config.rules.len(),
         "environment": {"allow": loaded.file.environment.allow, "redact": loaded.file.environment.redact},
+        "container_labels": if config.container.files { loaded.file.container.labels.as_slice() } else { &[] },
         "destinations": destinations,
         "items": items,
     })
@@ -324,6 +333,21 @@ fn not_collected(message: &Message, field: &Field, loaded: &Loaded) -> Option<&'
         {
             Some("environment.allow = []")
         }
+        (
+            "Container",
+            "image" | "image_digest" | "image_id" | "pod_name" | "pod_namespace" | "labels"
+            | "labels_withheld" | "labels_truncated",
+        )
+        | ("Label", _)
+            if !config.container.files =>
+        {
+            Some("container.files = false")
+        }
+        ("Container", "labels" | "labels_truncated") | ("Label", _)
+            if config.container.labels.is_empty() =>
+        {
+            Some("container.labels = []")
+        }
         _ => None,
     }
 }
@@ -422,9 +446,12 @@ fn write(out: &mut String, statement: &Value) -> std::fmt::Result {
          - Contents of files and of connections are never told. Files are read to be hashed; digests are told, and by the first bytes \
          the kind of content.\n\
          - Environment variables whose names may be told: {}. Of all others only the number is.\n\
-         - Names of variables and options whose values are secret, beside those that the sensor knows itself: {}.\n\
+         - Labels of containers whose names may be told: {}. Of all others only the number is. Of the files that container runtimes \
+         keep, which also hold arguments and environment, nothing is taken but what stands under Container.\n\
+         - Names of variables, labels and options whose values are secret, beside those that the sensor knows itself: {}.\n\
          - Secrets of the sensor itself (keys, passwords, tokens) stand in files of their own and are never told.",
         names(&list(statement, "/environment/allow")),
+        names(&list(statement, "/container_labels")),
         names(&list(statement, "/environment/redact")),
     )?;
     let mut last = "";
@@ -535,7 +562,7 @@ mod tests {
     #[test]
     fn it_follows_the_configuration() {
         let lean = statement(&with(
-            "[events]\nenabled = ['exec']\n[hash]\nmd5 = false\n[environment]\nallow = []\n",
+            "[events]\nenabled = ['exec']\n[hash]\nmd5 = false\n[environment]\nallow = []\n[container]\nfiles = false\n",
         ));
         let met = messages(&lean);
         assert!(met.contains("Exec") && met.contains("Patch"), "{met:?}");
@@ -545,6 +572,12 @@ mod tests {
         let page = markdown(&lean);
         assert!(page.contains("not collected: `hash.md5 = false`"), "{page}");
         assert!(page.contains("names may be told: none."), "{page}");
+        assert!(
+            page.contains("not collected: `container.files = false`"),
+            "{page}"
+        );
+        let unlabelled = markdown(&statement(&with("[container]\nlabels = []\n")));
+        assert!(unlabelled.contains("not collected: `container.labels = []`"));
 
         let sent = statement(&with(&format!(
             "{NODE}[metrics]\nlisten = '127.0.0.1:9464'\n"

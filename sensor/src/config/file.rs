@@ -39,6 +39,8 @@ pub struct ConfigFile {
     pub environment: EnvironmentTable,
     /// Names of users and groups.
     pub user: UserTable,
+    /// What is told of containers beyond their identity.
+    pub container: ContainerTable,
     /// The host that is watched, for a sensor in a container; elsewhere the sensor sees it by itself.
     pub host: HostTable,
     /// Where events go.
@@ -415,6 +417,66 @@ pub struct UserTable {
 impl Default for UserTable {
     fn default() -> Self {
         Self { varlink: true }
+    }
+}
+
+/// Labels that say what a container is and which part of what it plays; none of them is made for secrets.
+pub const CONTAINER_LABELS: &[&str] = &[
+    "app",
+    "app.kubernetes.io/*",
+    "k8s-app",
+    "helm.sh/chart",
+    "com.docker.compose.project",
+    "com.docker.compose.service",
+    "com.docker.swarm.service.name",
+    "org.opencontainers.image.ref.name",
+    "org.opencontainers.image.revision",
+    "org.opencontainers.image.source",
+    "org.opencontainers.image.title",
+    "org.opencontainers.image.vendor",
+    "org.opencontainers.image.version",
+];
+/// `data-root` of Docker.
+pub const CONTAINER_DOCKER: &[&str] = &["/var/lib/docker"];
+/// `state` of containerd: its own, and where others bring one along (K3s and RKE2, k0s, MicroK8s).
+pub const CONTAINER_CONTAINERD: &[&str] = &[
+    "/run/containerd",
+    "/run/k3s/containerd",
+    "/run/k0s/containerd",
+    "/var/snap/microk8s/common/run/containerd",
+];
+/// `graphroot` and `runroot` of CRI-O and Podman.
+pub const CONTAINER_STORAGE: &[&str] = &["/var/lib/containers/storage", "/run/containers/storage"];
+
+/// `[container]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerTable {
+    /// Read image, name and pod of a container in the files that its runtime keeps. They are read once for each container, by a
+    /// thread of its own; no runtime is asked. Off: only what the path of its cgroup tells.
+    pub files: bool,
+    /// Names of the labels that are sent; `*` stands for any characters. All others only count. Values that look secret are
+    /// replaced as in the environment (`environment.redact`).
+    pub labels: Vec<String>,
+    /// Where Docker keeps its data (`data-root`): folders, from the host's root.
+    pub docker: Vec<PathBuf>,
+    /// Where containerd keeps the state of what runs (`state`): folders, from the host's root.
+    pub containerd: Vec<PathBuf>,
+    /// Where CRI-O and Podman keep containers and images (`graphroot`, `runroot`): folders, from the host's root. Those that users
+    /// run without root are found in the usual places below their homes.
+    pub storage: Vec<PathBuf>,
+}
+
+impl Default for ContainerTable {
+    fn default() -> Self {
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect();
+        Self {
+            files: true,
+            labels: owned(CONTAINER_LABELS),
+            docker: paths(CONTAINER_DOCKER),
+            containerd: paths(CONTAINER_CONTAINERD),
+            storage: paths(CONTAINER_STORAGE),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Containers, told by the paths of cgroups.
 //!
 //! Runtimes write the identity of a container into the path of its cgroup, each in its own way; no runtime is asked.
-//! The way from a cgroup's number to its path is kept, since neither changes while the cgroup exists.
+//! The way from a cgroup's number to its path is kept, since neither changes while the cgroup exists. What the runtime's files say
+//! of the container beyond that is read by [`facts`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,11 @@ use sensor_proto::v1::{Container, ContainerRuntime};
 use super::background::Background;
 use super::recent::Recent;
 use crate::procfs::{CgroupLine, ProcError, ProcessDir, cgroup_path};
+
+pub mod facts;
+mod files;
+
+pub use facts::{ContainerFacts, FactsGauge};
 
 /// Paths that are kept; the oldest goes first.
 const CACHE_ENTRIES: usize = 4096;
@@ -28,15 +34,56 @@ pub struct Place {
     /// Path of its cgroup: of version 2, or, where that says nothing of a container and one of version 1 does, of that.
     pub path: Vec<u8>,
     /// The innermost container that the path names.
-    pub container: Option<Container>,
+    pub container: Option<Box<Container>>,
+    /// By what the files of its runtime know the container; `None`: no container, or none that files of this host tell of.
+    pub question: Option<Question>,
+}
+
+/// A container to be looked for in the files of runtimes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// Who runs it, as far as the path tells.
+    runtime: ContainerRuntime,
+    /// 12 to 64 hexadecimal digits.
+    id: String,
+    /// The user below whose service manager it runs; `None`: root. Users may make cgroups of any name: what such a path names
+    /// is looked for in the user's own files only.
+    owner: Option<u32>,
+}
+
+impl Question {
+    /// Of the only container that a path names. What is in a container has its files there.
+    fn new(path: &[u8], container: &Container) -> Option<Self> {
+        Some(Self {
+            runtime: container.runtime(),
+            id: hexadecimal(container.id.as_bytes())?,
+            owner: owner(path),
+        })
+    }
+}
+
+/// The user of `user-1000.slice`, unless that is root.
+fn owner(path: &[u8]) -> Option<u32> {
+    path.split(|&byte| byte == b'/')
+        .find_map(|part| {
+            let number = part.strip_prefix(b"user-")?.strip_suffix(b".slice")?;
+            std::str::from_utf8(number).ok()?.parse().ok()
+        })
+        .filter(|uid| *uid != 0)
 }
 
 impl Place {
     fn of_path(path: &[u8]) -> Self {
         let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+        let mut all = containers(path);
+        let container = all.pop();
         Self {
             path: path.to_vec(),
-            container: containers(path).pop(),
+            question: container
+                .as_ref()
+                .filter(|_| all.is_empty())
+                .and_then(|container| Question::new(path, container)),
+            container: container.map(Box::new),
         }
     }
 
@@ -542,6 +589,46 @@ mod tests {
             "/ecs/55091c13b8cf4801b527f4601742204d/{A}",
             &[(Unspecified, "{A}", None)],
         );
+    }
+
+    #[test]
+    fn which_files_are_asked_for() {
+        let question = |path: &str| {
+            let path = path.replace("{A}", A).replace("{B}", B);
+            Place::of_path(path.as_bytes()).question
+        };
+        let of = |runtime, id: &str, owner| {
+            Some(Question {
+                runtime,
+                id: id.to_owned(),
+                owner,
+            })
+        };
+        assert_eq!(
+            question("/system.slice/docker-{A}.scope"),
+            of(ContainerRuntime::Docker, A, None)
+        );
+        assert_eq!(
+            question("/user.slice/user-0.slice/session-1.scope/libpod_parent/libpod-{A}"),
+            of(ContainerRuntime::Podman, A, None)
+        );
+        // Users name cgroups as they like.
+        assert_eq!(
+            question("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{A}.scope/x"),
+            of(ContainerRuntime::Docker, A, Some(1000))
+        );
+        // The inner one's files are in the outer one.
+        assert_eq!(question("/docker/{A}/docker/{B}"), None);
+        assert_eq!(question("/lxc/web/docker/{B}"), None);
+        // Names are no identities.
+        assert_eq!(question("/lxc.payload.web"), None);
+        assert_eq!(
+            question(
+                "/ecs/55091c13b8cf4801b527f4601742204d/55091c13b8cf4801b527f4601742204d-2003684661"
+            ),
+            None
+        );
+        assert_eq!(question("/system.slice"), None);
     }
 
     #[test]

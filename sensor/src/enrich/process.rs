@@ -139,7 +139,7 @@ pub struct TableGauge {
     pub end_unseen: u64,
     /// Processes whose scripts were forgotten before their exec came, since there were too many.
     pub scripts_forgotten: u64,
-    /// Processes that lack a name or their place which may still come.
+    /// Processes that lack a name, their place or facts of their container which may still come.
     pub owing: usize,
     /// Those for which nobody waits any more, since there were too many.
     pub owing_forgotten: u64,
@@ -538,13 +538,13 @@ impl ProcessTable {
             .cloned()
     }
 
-    /// Whether a name or the place of this program may still come.
+    /// Whether a name, the place or facts of the container of this program may still come.
     #[must_use]
     pub fn owes(&self, image: &ProcessImage) -> bool {
         self.owing.has(image.key, image.process.exec_id)
     }
 
-    /// Takes in names and places that were asked for in the background. Gives the programs whose rows they changed.
+    /// Takes in names, places and facts of containers that were asked for in the background. Gives the programs whose rows they changed.
     pub fn settle(&mut self) -> Vec<Settled> {
         let answered = self.describer.settle();
         let mut settled = Vec::new();
@@ -1037,6 +1037,9 @@ fn remnant(process: &v1::Process) -> v1::Process {
     kept.namespaces = None;
     kept.session = None;
     kept.cgroup_path = None;
+    if let Some(container) = &mut kept.container {
+        container.labels = Vec::new();
+    }
     if let Some(credentials) = &mut kept.credentials {
         credentials.supplementary_groups = Vec::new();
     }

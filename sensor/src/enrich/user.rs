@@ -18,7 +18,7 @@ use sensor_proto::v1;
 
 use super::background::Background;
 use super::recent::Recent;
-use crate::procfs::{IdRange, LazyProcess, OpenFile, ProcError, ProcessDir};
+use crate::procfs::{IdRange, LazyProcess, Mount, OpenFile, ProcError, ProcessDir};
 
 /// Where systemd answers for every user database of the host.
 pub const VARLINK_SOCKET: &str = "/run/systemd/userdb/io.systemd.Multiplexer";
@@ -488,6 +488,24 @@ fn root_is_remote(process: &ProcessDir) -> bool {
     // The last one mounted there is the one that is seen.
     let root = mounts.iter().rev().find(|mount| mount.mount_point == b"/");
     root.is_none_or(|root| REMOTE.iter().any(|kind| root.fs_type.starts_with(kind)))
+}
+
+/// Whether asking for this path, on which there is no symbolic link, may wait for another process or host. What cannot be told
+/// counts as remote.
+pub(crate) fn is_remote(mounts: &[Mount], path: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt as _;
+    // The deepest, and of several there the last, is the one that is seen.
+    let seen = mounts
+        .iter()
+        .map(|mount| {
+            (
+                Path::new(std::ffi::OsStr::from_bytes(&mount.mount_point)),
+                mount,
+            )
+        })
+        .filter(|(point, _)| path.starts_with(point))
+        .max_by_key(|(point, _)| point.components().count());
+    seen.is_none_or(|(_, mount)| REMOTE.iter().any(|kind| mount.fs_type.starts_with(kind)))
 }
 
 #[derive(serde::Deserialize)]

@@ -56,11 +56,11 @@ fn process() -> Process {
             ..Namespaces::default()
         }),
         cgroup_path: Some(b"/system.slice/docker-abc.scope".to_vec()),
-        container: Some(Container {
+        container: Some(Box::new(Container {
             id: "abcdef".to_owned(),
             runtime: ContainerRuntime::Docker.into(),
             ..Container::default()
-        }),
+        })),
         ..Process::default()
     }
 }

@@ -253,16 +253,66 @@ fn actor(w: &mut Writer<'_>, complete: &Complete<'_>) {
             w.text_field("id", &container.id);
             w.some_text_field("runtime", runtime(container));
             w.some_text_field("name", container.name.as_deref());
+            image(w, container);
+            labels(w, &container.labels);
         });
-        if let Some(pod) = &container.pod_id {
-            w.object("orchestrator", |w| {
-                w.object("resource", |w| {
+        w.object("orchestrator", |w| {
+            w.some_text_field("namespace", container.pod_namespace.as_deref());
+            w.object("resource", |w| {
+                if container.pod_id.is_some() || container.pod_name.is_some() {
                     w.text_field("type", "pod");
-                    w.text_field("id", pod);
-                });
+                }
+                w.some_text_field("id", container.pod_id.as_deref());
+                w.some_text_field("name", container.pod_name.as_deref());
             });
-        }
+        });
     }
+}
+
+/// `container.image`.
+fn image(w: &mut Writer<'_>, container: &v1::Container) {
+    w.object("image", |w| {
+        if let Some(image) = &container.image {
+            let (name, tag) = reference(image);
+            w.text_field("name", name);
+            w.list_of("tag", tag.as_slice(), |w, tag| w.text_value(tag));
+        }
+        w.object("hash", |w| {
+            let digests = container.image_digest.as_slice();
+            w.list_of("all", digests, |w, digest| w.text_value(digest));
+        });
+    });
+}
+
+/// Name and tag of an image's reference: `registry:5000/name:tag@digest`.
+fn reference(image: &str) -> (&str, Option<&str>) {
+    let image = image.split_once('@').map_or(image, |(name, _digest)| name);
+    match image.rsplit_once(':') {
+        // Of a registry's port a path follows.
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (image, None),
+    }
+}
+
+/// `container.labels`: an object, whose keys have no dots, since each would be an object of its own. Of names that differ in
+/// nothing else the first counts.
+fn labels(w: &mut Writer<'_>, labels: &[v1::Label]) {
+    let key = |name: &str| -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/');
+        name.chars()
+            .map(|c| if plain(c) { c } else { '_' })
+            .collect()
+    };
+    let mut told: Vec<String> = Vec::with_capacity(labels.len());
+    w.object("labels", |w| {
+        for label in labels {
+            let key = key(&label.name);
+            if !told.contains(&key) {
+                w.text_field(&key, label.value.as_deref().unwrap_or("***"));
+                told.push(key);
+            }
+        }
+    });
 }
 
 /// Name of a container's runtime, if known.

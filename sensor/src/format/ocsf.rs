@@ -340,8 +340,8 @@ fn container<'a>(complete: &Complete<'a>) -> Option<&'a v1::Container> {
     let row = complete.actor();
     mapping::patched_process(complete.event)
         .filter(|_| complete.event.process.is_some())
-        .and_then(|process| process.container.as_ref())
-        .or_else(|| row.and_then(|row| row.container.as_ref()))
+        .and_then(|process| process.container.as_deref())
+        .or_else(|| row.and_then(|row| row.container.as_deref()))
 }
 
 fn device(w: &mut Writer<'_>, complete: &Complete<'_>) {
@@ -463,6 +463,23 @@ fn subject(w: &mut Writer<'_>, complete: &Complete<'_>, row: Option<&v1::Process
             w.some_text_field("name", container.name.as_deref());
             let pod = container.pod_id.as_deref().filter(|pod| is_uuid(pod));
             w.some_text_field("pod_uuid", pod);
+            let identity = [
+                &container.image_id,
+                &container.image_digest,
+                &container.image,
+            ];
+            if let Some(identity) = identity.into_iter().flatten().next() {
+                w.object("image", |w| {
+                    w.text_field("uid", identity);
+                    w.some_text_field("name", container.image.as_deref());
+                });
+            }
+            w.list_of("tags", &container.labels, |w, label| {
+                w.value(|w| {
+                    w.text_field("name", &label.name);
+                    w.text_field("value", label.value.as_deref().unwrap_or_default());
+                });
+            });
         });
         if let Some(pid) = row.and_then(|row| row.ns_pid) {
             w.number_field("namespace_pid", u64::from(pid));

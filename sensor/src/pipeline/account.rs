@@ -9,6 +9,7 @@ impl Pipeline {
         let table = self.table.gauge();
         let describer = &self.table.describer;
         let (users, cgroups) = (describer.users.gauge(), describer.places.gauge());
+        let containers = describer.containers.gauge();
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         let mut places = vec![
             ("reorder.bytes", count(self.reorder.bytes())),
@@ -45,6 +46,13 @@ impl Pipeline {
             ("cgroups.evicted", cgroups.evicted),
             ("cgroups.waiting", count(cgroups.waiting)),
             ("cgroups.refused", cgroups.refused),
+            ("containers.remembered", count(containers.entries)),
+            ("containers.evicted", containers.evicted),
+            ("containers.waiting", count(containers.waiting)),
+            ("containers.refused", containers.refused),
+            ("containers.found", containers.found),
+            ("containers.unknown", containers.unknown),
+            ("containers.unreadable", containers.unreadable),
         ];
         if let Some((pool, _)) = &self.hashes {
             let stats = pool.stats();

@@ -78,6 +78,15 @@ impl<T> Hold<T> {
         }
     }
 
+    /// One of the things that they waited for has come, for all events of which `came` says so.
+    pub(crate) fn arrived_where(&mut self, mut came: impl FnMut(&mut T) -> bool) {
+        for slot in &mut self.queue {
+            if came(&mut slot.item) {
+                slot.waits = slot.waits.saturating_sub(1);
+            }
+        }
+    }
+
     /// The front, if it waits for nothing, is over its time at `now_ns`, or if there are too many.
     pub(crate) fn pop_ready(&mut self, now_ns: u64) -> Option<(Ticket, T)> {
         let front = self.queue.front()?;

@@ -16,7 +16,7 @@ use crate::config::{Config, ReceiverConfig};
 use crate::confine::capability::Trial;
 use crate::confine::{self, Confinement, Places as OwnPlaces};
 use crate::enrich::close_watch::{CloseConfig, CloseWatch};
-use crate::enrich::container::Places;
+use crate::enrich::container::{ContainerFacts, Places};
 use crate::enrich::environment::Policy;
 use crate::enrich::hash::{HashConfig, HashPool, executables_are_frozen};
 use crate::enrich::host::{self, HostFacts};
@@ -446,6 +446,14 @@ pub(super) fn pipeline(
         layout,
         policy: policy(config)?,
         places,
+        containers: ContainerFacts::new(
+            &config.container,
+            &config.host.root,
+            &config.environment.redact,
+            proc.clone(),
+            confined.confinement.clone(),
+        )
+        .map_err(RunError::start("facts of containers"))?,
         users: Users::new(
             config.host.root.clone(),
             host.ok().as_ref(),
@@ -582,6 +590,7 @@ pub(super) fn replay(
         layout,
         policy: policy(config)?,
         places,
+        containers: ContainerFacts::none(),
         users: Users::new("/nonexistent".into(), None, None)
             .map_err(RunError::start("user names"))?,
         live: false,

@@ -233,7 +233,7 @@ fn process(node: &Node<'_>) -> Result<Process, LineError> {
         credentials: node.object("credentials", credentials)?,
         namespaces,
         cgroup_path: node.bytes("cgroup_path")?,
-        container,
+        container: container.map(Box::new),
         ..Process::default()
     })
 }
@@ -354,11 +354,11 @@ mod tests {
                 ..Namespaces::default()
             }),
             cgroup_path: Some(b"/c".to_vec()),
-            container: Some(Container {
+            container: Some(Box::new(Container {
                 id: "id".to_owned(),
                 runtime: ContainerRuntime::Podman.into(),
                 ..Container::default()
-            }),
+            })),
             parent: Some(ProcessRef::default()),
             ..Process::default()
         };

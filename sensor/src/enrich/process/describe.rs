@@ -11,7 +11,7 @@ use sensor_proto::field::process as number;
 use sensor_proto::v1::{self, AbsentReason};
 
 use crate::clock::Clock;
-use crate::enrich::container::Places;
+use crate::enrich::container::{ContainerFacts, Places};
 use crate::enrich::environment::Policy;
 use crate::enrich::user::{Users, View};
 use crate::event::{self, Context};
@@ -38,6 +38,8 @@ pub struct Describer {
     pub policy: Policy,
     /// Cgroups and containers.
     pub places: Places,
+    /// What is known of containers beyond that.
+    pub containers: ContainerFacts,
     /// Names of users and groups.
     pub users: Users,
     /// Reads `/proc` and files of names at all; false in a replay, whose processes are not here.
@@ -275,10 +277,13 @@ impl Describer {
     /// Takes in what was answered in the background; how many answers that has been in all.
     pub fn settle(&mut self) -> u64 {
         let places = self.places.settle();
-        places.saturating_add(self.users.settle())
+        let containers = self.containers.settle();
+        places
+            .saturating_add(containers)
+            .saturating_add(self.users.settle())
     }
 
-    /// Whether the process that was completed last lacks a name or its place that may still come; once.
+    /// Whether the process that was completed last lacks a name, its place or facts of its container that may still come; once.
     pub fn take_owing(&mut self) -> bool {
         std::mem::take(&mut self.owing)
     }
@@ -291,22 +296,24 @@ impl Describer {
         self.complete(process, true);
     }
 
-    /// Adds what a record does not tell: the place, the names of users and groups, and, unless `groups_known`, the
-    /// further groups.
+    /// Adds what a record does not tell: the place, the facts of the container, the names of users and groups, and, unless
+    /// `groups_known`, the further groups.
     pub fn complete(&mut self, process: &mut v1::Process, groups_known: bool) {
         // What was asked for others is not of this process.
         self.users.take_unanswered();
         self.places.take_unanswered();
+        self.containers.take_unanswered();
         self.owing = false;
         let ticks = self.clock.ticks(process.start_boot_ns);
         let mut lazy = LazyProcess::new(&self.proc, process.pid, ticks);
+        let mut found = None;
         if process.cgroup_path.is_none() {
             let id = process.cgroup_id.unwrap_or(0);
-            let place = self.places.known(id).or_else(|| {
+            found = self.places.known(id).or_else(|| {
                 let folder = if self.live { lazy.open() } else { None };
                 self.places.of(id, folder)
             });
-            match place {
+            match &found {
                 Some(place) => {
                     process.cgroup_path = Some(place.path.clone());
                     process.container.clone_from(&place.container);
@@ -324,6 +331,8 @@ impl Describer {
                 }
             }
         }
+        self.containers.complete(process, found.as_deref());
+        self.owing |= self.containers.take_unanswered();
         let reason = self.gone();
         if !groups_known && let Some(credentials) = &mut process.credentials {
             let folder = if self.live { lazy.open() } else { None };

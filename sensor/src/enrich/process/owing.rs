@@ -1,4 +1,5 @@
-//! Programs that lack a name or their place which was asked for in the background, and what has come of it.
+//! Programs that lack a name, their place or facts of their container which were asked for in the background, and what has
+//! come of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -32,7 +32,7 @@ pub(super) fn process(process: &Process) -> usize {
         + process.image.as_ref().map_or(0, file)
         + process.script_chain.iter().map(file).sum::<usize>()
         + process.credentials.as_ref().map_or(0, credentials)
-        + process.container.as_ref().map_or(0, container)
+        + process.container.as_deref().map_or(0, container)
         + process.session.as_ref().map_or(0, |session| {
             optional(&session.tty) + optional(&session.remote_address) + list(&session.absent)
         })
@@ -89,9 +89,22 @@ fn credentials(credentials: &Credentials) -> usize {
 }
 
 fn container(container: &Container) -> usize {
-    name(Some(&container.id))
+    size_of::<Container>()
+        + PIECE_BYTES
+        + name(Some(&container.id))
         + name(container.name.as_ref())
         + name(container.pod_id.as_ref())
+        + name(container.image.as_ref())
+        + name(container.image_digest.as_ref())
+        + name(container.image_id.as_ref())
+        + name(container.pod_name.as_ref())
+        + name(container.pod_namespace.as_ref())
+        + container
+            .labels
+            .iter()
+            .map(|label| name(Some(&label.name)) + name(label.value.as_ref()))
+            .sum::<usize>()
+        + list(&container.labels)
         + list(&container.absent)
 }
 

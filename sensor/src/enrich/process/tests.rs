@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::*;
 use crate::clock::Clock;
 use crate::config::file::{ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT};
-use crate::enrich::container::Places;
+use crate::enrich::container::{ContainerFacts, Places};
 use crate::enrich::environment::Policy;
 use crate::enrich::user::Users;
 use crate::procfs::Proc;
@@ -26,6 +26,7 @@ pub(crate) fn describer(proc: &Path, live: bool) -> Describer {
         layout: KernelLayout::EMPTY,
         policy: Policy::new(ENVIRONMENT_ALLOW, ENVIRONMENT_REDACT).unwrap(),
         places: Places::new(None, Vec::new()).unwrap(),
+        containers: ContainerFacts::none(),
         live,
         owing: false,
     }
@@ -96,6 +97,7 @@ pub(crate) struct Exec {
     time: u64,
     flags: u32,
     pub(crate) uid: u32,
+    pub(crate) cgroup_id: u64,
     texts: [&'static [u8]; 6],
 }
 
@@ -107,6 +109,7 @@ impl Exec {
             time,
             flags: 0,
             uid: 0,
+            cgroup_id: 0,
             texts: [
                 path,
                 path,
@@ -122,6 +125,7 @@ impl Exec {
         let mut head = ExecRecord::read_from_bytes(&[0; size_of::<ExecRecord>()]).unwrap();
         head.header = header(RecordKind::Exec, self.of.0, self.of.1, self.time);
         head.subject = subject(self.uid);
+        head.subject.cgroup_id = self.cgroup_id;
         head.parent_tgid = self.parent.0;
         head.parent_start_boot_ns = self.parent.1;
         head.ns_pid = self.of.0;
@@ -565,10 +569,10 @@ fn a_late_fact_makes_another_image() {
     let before = table.gauge().bytes;
     let changed = table
         .update(image.key, 1, |process| {
-            process.container = Some(v1::Container {
+            process.container = Some(Box::new(v1::Container {
                 id: "c".repeat(4096),
                 ..v1::Container::default()
-            });
+            }));
         })
         .unwrap();
     assert_eq!(image.process.container, None);

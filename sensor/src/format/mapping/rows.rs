@@ -533,6 +533,42 @@ pub const ROWS: &[Row] = &[
         ocsf: Place::Both("{process}.container.pod_uuid"),
     },
     Row {
+        context: "Container",
+        field: "image",
+        ecs: Place::At("container.image.name"),
+        ocsf: Place::At("{process}.container.image.name"),
+    },
+    Row {
+        context: "Container",
+        field: "image_digest",
+        ecs: Place::At("container.image.hash.all"),
+        ocsf: Place::Rest,
+    },
+    Row {
+        context: "Container",
+        field: "image_id",
+        ecs: Place::Rest,
+        ocsf: Place::At("{process}.container.image.uid"),
+    },
+    Row {
+        context: "Container",
+        field: "pod_name",
+        ecs: Place::At("orchestrator.resource.name"),
+        ocsf: Place::Rest,
+    },
+    Row {
+        context: "Container",
+        field: "pod_namespace",
+        ecs: Place::At("orchestrator.namespace"),
+        ocsf: Place::Rest,
+    },
+    Row {
+        context: "Container",
+        field: "labels",
+        ecs: Place::Both("container.labels"),
+        ocsf: Place::Both("{process}.container.tags"),
+    },
+    Row {
         context: "FileInfo",
         field: "path",
         ecs: Place::At("{file}.path"),

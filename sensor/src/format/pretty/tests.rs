@@ -212,10 +212,10 @@ fn one_line_an_event() {
     );
     let late = ProcessPatch {
         credentials: process(b"/x", &[], HashVerdict::Gone).credentials,
-        container: Some(Container {
+        container: Some(Box::new(Container {
             id: "box".to_owned(),
             ..Container::default()
-        }),
+        })),
         ..ProcessPatch::default()
     };
     check(

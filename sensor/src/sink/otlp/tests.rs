@@ -423,10 +423,10 @@ fn seal(host: &Host, packets: u64, events: u64, argument_bytes: usize) -> Vec<St
                     ..v1::FileInfo::default()
                 }),
                 argv: vec![vec![b'x'; argument_bytes]],
-                container: Some(v1::Container {
+                container: Some(Box::new(v1::Container {
                     id: "c0ffee".to_owned(),
                     ..v1::Container::default()
-                }),
+                })),
                 credentials: Some(v1::Credentials {
                     effective_user: Some(v1::User {
                         id: 1000,

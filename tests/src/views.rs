@@ -194,6 +194,13 @@ fn strings(value: &Value) -> Vec<&str> {
         .unwrap_or_default()
 }
 
+/// Whether the object that has this key may have any.
+fn is_free(path: &str) -> bool {
+    path.rsplit_once('.')
+        .and_then(|(object, _key)| ECS.fields.get(object))
+        .is_some_and(|field| field.r#type == "object")
+}
+
 fn ecs_walk(value: &Value, path: &str, problems: &mut Vec<String>) {
     if path == "sensor" {
         return;
@@ -221,6 +228,8 @@ fn ecs_walk(value: &Value, path: &str, problems: &mut Vec<String>) {
                 ecs_walk(value, path, problems);
             }
         }
+        // Labels: an object whose keys are free.
+        (Value::String(_), None) if is_free(path) => {}
         (_, None) => problems.push(format!("ECS has no field {path}")),
         (Value::Array(list), Some(field)) => {
             if !field.array {

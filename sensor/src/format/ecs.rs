@@ -307,7 +307,7 @@ fn labels(w: &mut Writer<'_>, labels: &[v1::Label]) {
     w.object("labels", |w| {
         for label in labels {
             let key = key(&label.name);
-            if !told.contains(&key) {
+            if !key.is_empty() && !told.contains(&key) {
                 w.text_field(&key, label.value.as_deref().unwrap_or("***"));
                 told.push(key);
             }

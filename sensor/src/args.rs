@@ -18,7 +18,7 @@ Exit codes:
    3  privilege                  70  internal
    4  kernel unsupported         74  output
 
-Environment: SENSOR_LOG (as --log-level, which overrides it), NO_COLOR;
+Environment: SENSOR_LOG (as --log-level, which overrides it), NO_COLOR, CREDENTIALS_DIRECTORY;
 in containers HOST_ROOT and NODE_NAME (docs/kubernetes.md).";
 
 /// Watches what happens on this host: processes, files, connections, kernel modules.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub use unit::{EventName, Size, Span};
 use crate::config::file::{FilterTable, SettingsFile};
 use crate::config::parse::Parsed;
 use crate::config::rule::RulesFile;
+use crate::config::sink::SinkTable;
 
 /// File in the state directory with the filter settings of the central node.
 pub const SETTINGS_FILE: &str = "filter-settings.toml";
@@ -229,6 +231,8 @@ pub struct Overrides {
     pub host_root: Option<PathBuf>,
     /// `NODE_NAME`
     pub host_name: Option<String>,
+    /// `CREDENTIALS_DIRECTORY`: where the service manager puts what `LoadCredential=` of the unit names (systemd.exec(5)).
+    pub credentials: Option<PathBuf>,
 }
 
 /// Filter settings that the central node gave.
@@ -325,6 +329,15 @@ pub enum ConfigProblem {
     /// A relative path.
     #[error("{} is not an absolute path", .0.display())]
     NotAbsolute(PathBuf),
+    /// Not the name of a credential, or not where one can stand.
+    #[error("{} is not `credential:` and the plain name of a file of the service's credentials", .0.display())]
+    NotACredential(PathBuf),
+    /// Whoever is on the host decides what the sensor does.
+    #[error("anybody may write it (mode {mode:o}); take that away: chmod o-w")]
+    Writable {
+        /// Its permissions.
+        mode: u32,
+    },
     /// Not a name of a sink.
     #[error("a sink's name is small letters, digits, `-` and `_`, at most 32")]
     NotASinkName,
@@ -817,6 +830,12 @@ fn parsed<T: serde::de::DeserializeOwned + schemars::JsonSchema>(
 
 fn text(path: &Path) -> Result<String, ConfigProblem> {
     let file = std::fs::File::open(path).map_err(ConfigProblem::Unreadable)?;
+    let meta = file.metadata().map_err(ConfigProblem::Unreadable)?;
+    let mode = meta.mode() & 0o7777;
+    // Devices (/dev/null) and pipes are what they are.
+    if meta.is_file() && mode & 0o002 != 0 {
+        return Err(ConfigProblem::Writable { mode });
+    }
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -860,6 +879,7 @@ impl Overrides {
         Self {
             host_root: told("HOST_ROOT").map(PathBuf::from),
             host_name: told("NODE_NAME").map(|name| name.to_string_lossy().into_owned()),
+            credentials: told("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             ..self
         }
     }
@@ -889,7 +909,28 @@ impl Overrides {
             file.host.name = Some(name.clone());
             places.flags.push(("host.name", "NODE_NAME"));
         }
+        // Outside of the service, in `sensor config check` say, there is none: then it is where the service's would be.
+        let credentials = self.credentials.as_deref();
+        let credentials = credentials.unwrap_or(Path::new(SERVICE_CREDENTIALS));
+        for path in file.sink.values_mut().flat_map(SinkTable::files_mut) {
+            if let Some(name) = path.to_str().and_then(credential) {
+                *path = credentials.join(name);
+            }
+        }
     }
+}
+
+/// Where systemd puts the credentials of the packaged service.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/sensor.service";
+/// What a path begins with that names a credential of the service.
+const CREDENTIAL: &str = "credential:";
+
+/// The name in `credential:NAME`, if systemd would take it: a file's name, plain ASCII, without a colon.
+fn credential(typed: &str) -> Option<&str> {
+    let name = typed.strip_prefix(CREDENTIAL)?;
+    let plain = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b'/' | b':');
+    let fits = (1..=255).contains(&name.len()) && name.bytes().all(plain);
+    (fits && !matches!(name, "." | "..")).then_some(name)
 }
 
 /// One thing that is wrong with the values of the configuration.
@@ -962,7 +1003,12 @@ impl Checks {
 
     fn absolute(&mut self, key: &str, path: Option<PathBuf>) -> Option<PathBuf> {
         if let Some(relative) = path.as_ref().filter(|path| !path.is_absolute()) {
-            self.wrong(key, ConfigProblem::NotAbsolute(relative.clone()));
+            let problem = if relative.to_string_lossy().starts_with(CREDENTIAL) {
+                ConfigProblem::NotACredential(relative.clone())
+            } else {
+                ConfigProblem::NotAbsolute(relative.clone())
+            };
+            self.wrong(key, problem);
         }
         path
     }

@@ -18,7 +18,7 @@ pub enum ExitStatus {
     AlreadyRunning = 6,
     /// A fault of the sensor itself.
     Internal = 70,
-    /// Events could not be written where they should go.
+    /// Events could not be written where they should go, or `/run/sensor`, where the lock is, not at all.
     Output = 74,
 }
 

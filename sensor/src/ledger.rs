@@ -162,6 +162,20 @@ pub struct SinkAccount {
     pub waiting: u64,
 }
 
+impl SinkAccount {
+    /// With so many of the events that waited lost for this cause.
+    #[must_use]
+    pub fn gone(mut self, cause: &str, events: u64) -> Self {
+        let events = events.min(self.waiting);
+        if events > 0 {
+            self.waiting = self.waiting.saturating_sub(events);
+            let lost = self.lost.entry(cause.to_owned()).or_default();
+            *lost = lost.saturating_add(events);
+        }
+        self
+    }
+}
+
 /// One row, all sides of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Account {

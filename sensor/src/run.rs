@@ -32,6 +32,7 @@ use crate::recording::{Footer, Recorder, RecordingError};
 use crate::sink::SinkHandle;
 use crate::sink::delivery::{self, Context, Delivery};
 use crate::sink::synchronize::SettingsReport;
+use crate::spool::Counts;
 
 mod build;
 mod desk;
@@ -107,6 +108,9 @@ pub enum RunError {
     /// The output did not take everything before the end.
     #[error("{0} events could not be written before the end")]
     OutputUnfinished(u64),
+    /// Events in memory that no sink had and the spool's disk did not take.
+    #[error("{0} events were neither delivered nor spooled: the state directory cannot be written")]
+    Unsaved(u64),
     /// A recording cannot be written or read.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -145,17 +149,17 @@ impl RunError {
         match self {
             Self::Instance(InstanceError::Running { .. }) => ExitStatus::AlreadyRunning,
             Self::Load(error) => error.status(),
-            Self::Output(_) | Self::OutputClosed(_) | Self::OutputUnfinished(_) => {
-                ExitStatus::Output
-            }
+            Self::Output(_)
+            | Self::OutputClosed(_)
+            | Self::OutputUnfinished(_)
+            | Self::Unsaved(_)
+            | Self::Instance(InstanceError::Io { .. }) => ExitStatus::Output,
             Self::Recording(RecordingError::Io { .. }) => ExitStatus::Output,
             Self::Recording(_) | Self::Instance(InstanceError::Scope { .. }) => ExitStatus::Usage,
             Self::Reader(ReaderError::Recording(_)) => ExitStatus::Usage,
-            Self::Instance(InstanceError::Io { .. })
-            | Self::Reader(_)
-            | Self::Clock(_)
-            | Self::Start { .. }
-            | Self::Panicked(_) => ExitStatus::Internal,
+            Self::Reader(_) | Self::Clock(_) | Self::Start { .. } | Self::Panicked(_) => {
+                ExitStatus::Internal
+            }
         }
     }
 }
@@ -367,13 +371,14 @@ pub fn live(
     account(&mut ledger, &kernel.counters, &kernel.skips, &counters);
     let unwritten = close(&mut ledger, sink);
     drop(keeper);
-    if let Some(context) = &context {
-        finish_delivery(&mut ledger, context, delivery);
-    }
+    let unsaved = context
+        .as_ref()
+        .map_or(0, |context| finish_delivery(&mut ledger, context, delivery));
     let fault = fault
         .or_else(|| closed_reason(&closed))
         .or_else(|| read.err().map(RunError::from))
-        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)));
+        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)))
+        .or_else(|| (unsaved > 0).then_some(RunError::Unsaved(unsaved)));
     Ok(Summary {
         ledger,
         ran: began.elapsed(),
@@ -641,14 +646,15 @@ pub fn replay(
     }
     let unwritten = close(&mut ledger, sink);
     drop(keeper);
-    if let Some(context) = &context {
+    let unsaved = context.as_ref().map_or(0, |context| {
         context.spool.sync(context.now());
         wait_for_sinks(context);
-        finish_delivery(&mut ledger, context, delivery);
-    }
+        finish_delivery(&mut ledger, context, delivery)
+    });
     let fault = closed_reason(&closed)
         .or_else(|| read.err().map(RunError::from))
-        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)));
+        .or_else(|| (unwritten > 0).then_some(RunError::OutputUnfinished(unwritten)))
+        .or_else(|| (unsaved > 0).then_some(RunError::Unsaved(unsaved)));
     Ok(Summary {
         ledger,
         ran: began.elapsed(),
@@ -825,8 +831,9 @@ impl Drop for Keeper {
     }
 }
 
-/// Delivers what waits to those who take it now, and enters the accounts of the sinks; the rest stays in the spool.
-fn finish_delivery(ledger: &mut Ledger, context: &Context, delivery: Option<Delivery>) {
+/// Delivers what waits to those who take it now, and enters the accounts of the sinks; the rest stays in the spool. How many events,
+/// at most for one of them, are gone since the disk did not take them.
+fn finish_delivery(ledger: &mut Ledger, context: &Context, delivery: Option<Delivery>) -> u64 {
     context.spool.sync(context.now());
     for health in delivery
         .map(|delivery| delivery.stop(PATIENCE))
@@ -840,12 +847,22 @@ fn finish_delivery(ledger: &mut Ledger, context: &Context, delivery: Option<Deli
         );
     }
     let accounts = context.spool.with(|spool| spool.accounts());
+    let closed = context.spool.close(context.now());
+    let mut most = 0;
     for account in accounts.unwrap_or_default() {
-        ledger.sink(&account.name, delivery::ledger_account(&account));
+        let unsaved = closed.as_ref().err();
+        let unsaved = unsaved.and_then(|unsaved| unsaved.unacknowledged.get(&account.name));
+        let unsaved = unsaved.map_or(0, Counts::total);
+        most = most.max(unsaved);
+        ledger.sink(
+            &account.name,
+            delivery::ledger_account(&account).gone(delivery::SINK_UNSAVED, unsaved),
+        );
     }
-    if let Err(unsaved) = context.spool.close(context.now()) {
+    if let Err(unsaved) = closed {
         tracing::error!(%unsaved, "the spool is not closed in order");
     }
+    most
 }
 
 /// Closes the sink and enters its account; returns how many events it could not finish.

@@ -287,12 +287,14 @@ pub struct Status {
     pub read_errors: u64,
 }
 
-/// Packets that were not durable when the spool was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// The disk did not take everything before the end: what it did not take is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{packets} packets were in memory only and are gone")]
 pub struct Unsaved {
-    /// How many.
+    /// How many packets; 0: only the mark of a close in order is missing.
     pub packets: usize,
+    /// Events in those of them that a sink has not acknowledged, by sink.
+    pub unacknowledged: BTreeMap<String, Counts>,
 }
 
 /// What a sync does, outside of any lock: [`Spool::begin_sync`], [`Sync::run`], [`Spool::finish_sync`].
@@ -470,7 +472,14 @@ impl<S: Storage> Spool<S> {
         self.remove_acknowledged(now);
         let packets = self.logs.iter().map(Log::tail_packets).sum();
         if self.memory.is_some() || packets > 0 || self.write_clean().is_err() {
-            return Err(Unsaved { packets });
+            let unacknowledged = self.sinks.values().map(|cursor| {
+                let counts = cursor.unsaved(self.logs.iter());
+                (cursor.name.clone(), counts)
+            });
+            return Err(Unsaved {
+                packets,
+                unacknowledged: unacknowledged.collect(),
+            });
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! and in order; of the rest the node says from when to when it is blind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -22,6 +23,12 @@ const REASON: &str = "the central node is built for this machine only";
 pub(crate) const TESTS: &[Test] = &[
     Test::on_host("delivery::of_everything_once", of_everything_once, REASON),
     Test::on_host("delivery::after_an_outage", after_an_outage, REASON),
+    Test::on_host(
+        "delivery::by_credentials_of_the_service",
+        credentials,
+        REASON,
+    ),
+    Test::on_host("delivery::a_key_that_others_may_read", open_key, REASON),
     Test::on_host("delivery::chaos", chaos, REASON),
 ];
 
@@ -302,6 +309,50 @@ fn flush(config: &str, node: &Node, count: usize) {
         );
         rest.stop().assert_clean();
     }
+}
+
+/// Keys and certificates as systemd gives them to a service that has `LoadCredential=` in its unit.
+fn credentials() {
+    let node = Node::new();
+    let (state, given) = (state_folder(), state_folder());
+    let (certificate, key) = node.agent();
+    let mut config = node.sensor_config(state.path());
+    for (path, name) in [(&certificate, "agent.pem"), (&key, "agent.key")] {
+        let copy = given.path().join(name);
+        fs::copy(path, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o400)).unwrap();
+        let typed = format!("{path:?}");
+        assert!(config.contains(&typed), "{config}");
+        config = config.replace(&typed, &format!("\"credential:{name}\""));
+    }
+    let mut folder = OsString::from("CREDENTIALS_DIRECTORY=");
+    folder.push(given.path());
+    let sensor = Sensor::start(Options {
+        events: "exec,exit".to_owned(),
+        config,
+        keep: |_| Value::Null,
+        wrapper: vec!["/usr/bin/env".into(), folder],
+        ..Options::default()
+    });
+    run("delivery-by-credentials");
+    node.wait_for("delivery-by-credentials");
+    sensor.stop().assert_clean();
+}
+
+/// It is not used, which the log says; once it is its owner's alone, what has waited goes out.
+fn open_key() {
+    let node = Node::new();
+    let state = state_folder();
+    let (_, key) = node.agent();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let sensor = sensor(&node.sensor_config(state.path()));
+    sensor.wait_log("word of the key's permissions", |line| {
+        line.contains("key_file: group or others may read it (mode 644); make it 0600")
+    });
+    run("delivery-after-chmod");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    node.wait_for("delivery-after-chmod");
+    sensor.stop().assert_clean();
 }
 
 fn of_everything_once() {

@@ -27,6 +27,7 @@ use sensor_tests::trigger;
 mod bench;
 mod clock;
 mod common;
+mod conditions;
 mod confine;
 mod connect;
 mod delivery;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         network::TESTS,
         clock::TESTS,
         reset::TESTS,
+        conditions::TESTS,
         otlp::TESTS,
         metrics::TESTS,
         local::TESTS,

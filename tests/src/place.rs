@@ -48,7 +48,11 @@ impl Place {
                 sensor.display()
             ));
         }
-        let mount = cgroup2_mount()?;
+        let mount = match cgroup2_mount() {
+            // A guest without version 2: no scope, and the sensor in a group of its own as ever.
+            Err(_) if guest => cgroup_mount("cgroup")?,
+            found => found?,
+        };
         let base = mount.join(format!("sensor-tests-{}", std::process::id()));
         let (scope, outside) = (base.join("scope"), base.join("outside"));
         for folder in [&scope, &outside] {
@@ -124,13 +128,18 @@ fn beside_this_program() -> Result<PathBuf, String> {
 /// # Errors
 /// It is not mounted, or /proc is not.
 pub fn cgroup2_mount() -> Result<PathBuf, String> {
+    cgroup_mount("cgroup2").map_err(|_none| "no cgroup v2 hierarchy is mounted".to_owned())
+}
+
+/// The first mount of this type.
+fn cgroup_mount(wanted: &str) -> Result<PathBuf, String> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
     mounts
         .lines()
         .find_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (place, kind) = (fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(place))
+            (kind == wanted).then(|| PathBuf::from(place))
         })
-        .ok_or_else(|| "no cgroup v2 hierarchy is mounted".to_owned())
+        .ok_or_else(|| format!("no {wanted} is mounted"))
 }

@@ -21,7 +21,8 @@ const INTRODUCTION: &str = "\
 `--config FILE` that file alone. All may be absent. Defaults < sensor.toml < conf.d < filter settings from the central node <
 flags: a value or list of a later source replaces that of an earlier one, except `[[filter.rule]]`, whose rules follow one
 another. Of the environment only
-`SENSOR_LOG` and `NO_COLOR` count, and in containers `HOST_ROOT` and `NODE_NAME` (`[host]`), which stand where flags do.
+`SENSOR_LOG` and `NO_COLOR` count, `CREDENTIALS_DIRECTORY` (systemd sets it) for paths `credential:NAME` of sinks, and in containers
+`HOST_ROOT` and `NODE_NAME` (`[host]`), which stand where flags do. A file that anybody may write is refused.
 
 Sizes and times are texts with a unit: `\"64MiB\"` (B, KiB, MiB, GiB, TiB), `\"5s\"` (us, ms, s, m, h, d). Paths are
 absolute. `sensor config check` tells every error with file, line, column and key; `sensor config show` prints what is in

@@ -128,7 +128,24 @@ impl SinkType {
     }
 }
 
-/// `[sink.NAME]`
+impl SinkTable {
+    /// The files that it names to be read.
+    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [
+            &mut self.ca_file,
+            &mut self.certificate_file,
+            &mut self.key_file,
+            &mut self.credentials_file,
+            &mut self.headers_file,
+            &mut self.proxy_credentials_file,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// `[sink.NAME]`; keys that end in `_file` take an absolute path, or `credential:NAME` for a credential that the service manager
+/// gives the service (`LoadCredential=NAME:...`, systemd.exec(5)).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SinkTable {

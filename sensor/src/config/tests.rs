@@ -80,6 +80,76 @@ fn a_container_is_told_of_its_host_by_the_environment() {
 }
 
 #[test]
+fn secrets_may_be_credentials_of_the_service() {
+    let sink = |key: &str| {
+        format!(
+            "[sink.a]\ntype = \"otlp\"\naddress = \"c:1\"\nprotocol = \"http\"\nca_file = \"/ca\"\nheaders_file = \"{key}\"\n"
+        )
+    };
+    let headers = |typed: &str, directory: Option<&'static str>| {
+        let files = Host::new(&[("sensor.toml", &sink(typed))]);
+        let variable =
+            move |wanted: &str| (wanted == "CREDENTIALS_DIRECTORY").then_some(directory?.into());
+        let loaded = files.load(Overrides::default().with_environment(variable))?;
+        Ok::<_, ConfigErrors>(loaded.file.sink["a"].headers_file.clone().unwrap())
+    };
+    assert_eq!(
+        headers("credential:token", Some("/run/credentials/x.service")).unwrap(),
+        PathBuf::from("/run/credentials/x.service/token")
+    );
+    assert_eq!(
+        headers("credential:token", None).unwrap(),
+        PathBuf::from("/run/credentials/sensor.service/token")
+    );
+    assert_eq!(
+        headers("/etc/token", Some("/run/x")).unwrap(),
+        PathBuf::from("/etc/token")
+    );
+    for wrong in [
+        "credential:",
+        "credential:..",
+        "credential:a/b",
+        "credential:a:b",
+    ] {
+        let text = headers(wrong, Some("/run/x")).unwrap_err().to_string();
+        assert!(
+            text.contains("sensor.toml:6:")
+                && text.contains("headers_file")
+                && text.contains(wrong),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_anybody_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sensor.toml");
+    std::fs::write(&path, "").unwrap();
+    let load = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        load(&Sources {
+            settings: SettingsSource::None,
+            ..Sources::new(Some(path.clone()), Overrides::default())
+        })
+    };
+    for mode in [0o600, 0o640, 0o644, 0o664] {
+        load(mode).unwrap();
+    }
+    for mode in [0o666, 0o646, 0o602] {
+        let text = load(mode).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            format!(
+                "{}: anybody may write it (mode {mode:o}); take that away: chmod o-w",
+                path.display()
+            )
+        );
+    }
+}
+
+#[test]
 fn keys_that_only_a_restart_takes_in_are_named() {
     let load = |text: &str| {
         Host::new(&[("sensor.toml", text)])

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -90,6 +91,14 @@ pub enum FileError {
         /// Its permissions.
         mode: u32,
     },
+    /// Somebody else owns it, who may read and change it.
+    #[error("{what}: it belongs to user {owner}, neither root nor the sensor's")]
+    Owner {
+        /// Which.
+        what: &'static str,
+        /// Who.
+        owner: u32,
+    },
     /// It holds nothing of the kind.
     #[error("{what}: {why}")]
     Content {
@@ -111,6 +120,10 @@ pub(super) fn read_secret(path: &Path, what: &'static str) -> Result<Vec<u8>, Fi
     let mode = file.stat.st_mode & 0o7777;
     if mode & 0o077 != 0 {
         return Err(FileError::Open { what, mode });
+    }
+    let owner = file.stat.st_uid;
+    if owner != 0 && owner != geteuid().as_raw() {
+        return Err(FileError::Owner { what, owner });
     }
     Ok(file.read(MAX_FILE_BYTES)?)
 }
@@ -243,6 +256,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         std::fs::write(&path, "secret word").unwrap();
+        if geteuid().is_root() {
+            let foreign = folder.path().join("foreign");
+            std::fs::write(&foreign, "secret word").unwrap();
+            std::fs::set_permissions(&foreign, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::chown(&foreign, Some(1_000), None).unwrap();
+            let error = read_secret(&foreign, "key_file").unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "key_file: it belongs to user 1000, neither root nor the sensor's"
+            );
+        }
         for (mode, may) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             match read_secret(&path, "key_file") {

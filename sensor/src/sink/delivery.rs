@@ -478,6 +478,8 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// Cause in the ledger: the sink refused it for good, and it was set aside.
 pub const SINK_REJECTED: &str = "sink_rejected";
+/// Cause of what the spool had in memory at the end and the disk did not take.
+pub const SINK_UNSAVED: &str = "spool_unsaved";
 
 /// A sink's account as the ledger has it: what was given up before the sink had it, and what it refused, is lost to this sink.
 #[must_use]

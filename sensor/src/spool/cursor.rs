@@ -469,6 +469,25 @@ impl<F: StorageFile> Cursor<F> {
         }
         account
     }
+
+    /// Events in packets that are not durable and that it has not acknowledged.
+    pub(super) fn unsaved<'a>(&self, logs: impl Iterator<Item = &'a Log<F>>) -> Counts
+    where
+        F: 'a,
+    {
+        let mut unsaved = Counts::new();
+        for log in logs {
+            if let Some((_, position)) = self.positions.get(&(log.ordinal, log.stream)) {
+                let kept = if position.done > log.stored.sequence {
+                    &position.done_totals
+                } else {
+                    &log.stored.totals
+                };
+                unsaved.add_all(&log.end.totals.minus(kept));
+            }
+        }
+        unsaved
+    }
 }
 
 /// The file of a sink.

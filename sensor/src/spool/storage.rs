@@ -135,8 +135,8 @@ pub trait Storage: Send + Sync + Debug {
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    // The lock goes with the descriptor.
-    _lock: Option<File>,
+    /// The lock goes with the descriptor. Where there is no folder: why it could not be made.
+    lock: Result<File, io::Error>,
 }
 
 /// Why a state directory cannot be had.
@@ -175,10 +175,10 @@ impl Disk {
             .create(root);
         let folder = match (File::open(root), made) {
             (Ok(folder), _) => folder,
-            (Err(source), Err(_)) if source.kind() == io::ErrorKind::NotFound => {
+            (Err(source), Err(refused)) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self {
                     root: root.to_owned(),
-                    _lock: None,
+                    lock: Err(refused),
                 });
             }
             (Err(source), _) => return Err(error(source)),
@@ -199,12 +199,22 @@ impl Disk {
         }
         Ok(Self {
             root: root.to_owned(),
-            _lock: Some(folder),
+            lock: Ok(folder),
         })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
         self.root.join(path)
+    }
+
+    /// What cannot be made since the folder itself could not is told by why that could not.
+    fn made<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| match &self.lock {
+            Err(refused) if error.kind() == io::ErrorKind::NotFound => {
+                io::Error::new(refused.kind(), format!("{:?}: {refused}", self.root))
+            }
+            Ok(_) | Err(_) => error,
+        })
     }
 }
 
@@ -252,7 +262,8 @@ impl Storage for Disk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        match fs::DirBuilder::new().mode(0o700).create(self.at(folder)) {
+        let made = fs::DirBuilder::new().mode(0o700).create(self.at(folder));
+        match self.made(made) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -263,12 +274,13 @@ impl Storage for Disk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new()
+        let created = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(self.at(path))
+            .open(self.at(path));
+        self.made(created)
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<File> {

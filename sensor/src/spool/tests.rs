@@ -444,3 +444,30 @@ fn files_are_private() {
     );
     assert_eq!(segments(folder.path()).len(), 2);
 }
+
+#[test]
+fn what_the_disk_did_not_take_is_told_by_sink_at_the_end() {
+    // Nothing can be made below /proc.
+    let folder = Path::new("/proc/sensor-none/state");
+    let (mut spool, _) = open(folder, &["fast", "slow"]);
+    assert!(
+        matches!(spool.state(), State::Memory { .. }),
+        "{:?}",
+        spool.state()
+    );
+    append(&mut spool, Stream::Bulk, 3, at(1));
+    let first = packets(spool.next("fast", 1, at(2)).unwrap()).remove(0);
+    spool.ack("fast", first.id).unwrap();
+    balanced(&spool);
+    let waiting: BTreeMap<String, Counts> = spool
+        .accounts()
+        .into_iter()
+        .map(|account| (account.name, account.waiting))
+        .collect();
+    let unsaved = spool.close(at(3)).unwrap_err();
+    assert_eq!(unsaved.packets, 3);
+    assert_eq!(unsaved.unacknowledged, waiting);
+    // Packets 2 and 3, and 1 to 3: see `packet`.
+    assert_eq!(waiting["fast"].total(), 2 * 2 + 2 + 3);
+    assert_eq!(waiting["slow"].total(), 3 * 2 + 1 + 2 + 3);
+}

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ struct Job {
 fn main() {
     let started = Instant::now();
     // A developer's machine has no such file, and must not be powered off at the end.
-    if !alone() && !std::path::Path::new(JOB).exists() {
+    if !alone() && !Path::new(JOB).exists() {
         return;
     }
     let mounted = if alone() {
@@ -125,8 +126,12 @@ fn parse(text: &str) -> anyhow::Result<Job> {
     Ok(job)
 }
 
+/// Word of the kernel's command line that asks for cgroups of version 1, and none of version 2.
+const CGROUPS_1: &str = "sensor_vm.cgroups=1";
+
 fn mount_all() -> anyhow::Result<()> {
     let plain = MsFlags::empty();
+    let mut old_cgroups = false;
     for (kind, place, options) in [
         ("proc", "/proc", ""),
         ("sysfs", "/sys", ""),
@@ -144,8 +149,16 @@ fn mount_all() -> anyhow::Result<()> {
         if matches!(place, "/dev/pts" | "/dev/shm") {
             fs::create_dir_all(place)?;
         }
+        if kind == "cgroup2" && old_cgroups {
+            mount_old_cgroups(Path::new(place))?;
+            continue;
+        }
         mount(Some(kind), place, Some(kind), plain, Some(options))
             .with_context(|| format!("cannot mount {place}"))?;
+        if kind == "proc" {
+            let words = fs::read_to_string("/proc/cmdline")?;
+            old_cgroups = words.split_whitespace().any(|word| word == CGROUPS_1);
+        }
     }
     // What udev makes: without it some security modules (TOMOYO, active on 5.10) refuse programs that have no name.
     for (target, link) in [
@@ -155,6 +168,23 @@ fn mount_all() -> anyhow::Result<()> {
         ("/proc/self/fd/2", "/dev/stderr"),
     ] {
         symlink(target, link).with_context(|| format!("cannot link {link}"))?;
+    }
+    Ok(())
+}
+
+/// As systemd did before version 2: a hierarchy of its own without a controller, and one for each controller.
+fn mount_old_cgroups(base: &Path) -> anyhow::Result<()> {
+    let plain = MsFlags::empty();
+    mount(Some("tmpfs"), base, Some("tmpfs"), plain, Some("mode=755"))?;
+    for (name, options) in [
+        ("systemd", "none,name=systemd"),
+        ("memory", "memory"),
+        ("pids", "pids"),
+    ] {
+        let place = base.join(name);
+        fs::create_dir(&place)?;
+        mount(Some("cgroup"), &place, Some("cgroup"), plain, Some(options))
+            .with_context(|| format!("cannot mount {}", place.display()))?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Encoder as _, TextEncoder};
 use serde_json::Value;
 
+use crate::spool::Cause;
+
 /// Families in the order of their names, each once.
 #[derive(Default)]
 struct Families(Vec<MetricFamily>);
@@ -308,7 +310,10 @@ fn spool(families: &mut Families, status: &Value) {
             );
         }
     }
-    for (cause, value) in numbers(spool, "/evicted") {
+    // Every cause from the start: an alert on the increase needs a first value.
+    for cause in Cause::ALL {
+        let cause = cause.name();
+        let value = number(spool, &format!("/evicted/{cause}")).unwrap_or_default();
         families.counter(
             "sensor_spool_events_evicted_total",
             "Events given up unread, by cause.",
@@ -474,7 +479,9 @@ fn sink(families: &mut Families, sink: &Value) {
             count("waiting").unwrap_or_default(),
         );
     }
-    for (cause, value) in numbers(sink, "/account/evicted") {
+    for cause in Cause::ALL {
+        let cause = cause.name();
+        let value = number(sink, &format!("/account/evicted/{cause}")).unwrap_or_default();
         families.counter(
             "sensor_sink_events_evicted_total",
             "Events given up before this sink had them, by cause.",

@@ -41,7 +41,7 @@ use crate::sink::delivery::Context;
 use crate::sink::synchronize::{Apply, Management, SettingsReport};
 use crate::sink::{self, Notice, SinkHandle};
 use crate::spool::storage::Disk;
-use crate::spool::{HostIdentity, Now, Opening, SharedSpool, Spool, SpoolConfig};
+use crate::spool::{HostIdentity, NewEpoch, Now, Opening, SharedSpool, Spool, SpoolConfig};
 
 /// Socket of systemd's user database, from the host's root.
 const VARLINK: &str = "run/systemd/userdb/io.systemd.Multiplexer";
@@ -353,7 +353,19 @@ pub(super) fn spool(
     let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
     let (spool, opening) =
         Spool::open(disk, limits, host, &names, now).map_err(RunError::start("spool"))?;
-    tracing::info!(?opening, "spool");
+    let recovery = &opening.recovery;
+    tracing::info!(
+        previous_run = ?opening.previous,
+        new_epoch = opening.new_epoch.map(NewEpoch::name),
+        segments = recovery.segments,
+        torn_bytes = recovery.torn_bytes,
+        damaged_bytes = recovery.damaged_bytes,
+        lost_packets = recovery.lost_packets,
+        unreadable = recovery.unreadable,
+        reset_sinks = recovery.reset_sinks.join(" "),
+        forgotten_sinks = recovery.forgotten_sinks.join(" "),
+        "spool opened"
+    );
     let context = Context {
         spool: SharedSpool::new(spool),
         clock: Arc::clone(clock),

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,9 +115,22 @@ fn read_public(path: &Path, what: &'static str) -> Result<Vec<u8>, FileError> {
     Ok(open_file(path, what)?.read(MAX_FILE_BYTES)?)
 }
 
+/// Without the privilege to read others' files, the usual reason for a refusal is whose it is.
+fn foreign(path: &Path, what: &'static str, error: ProcError) -> FileError {
+    let owner = std::fs::metadata(path).map(|meta| meta.uid());
+    match (error, owner) {
+        (ProcError::NotPermitted { .. }, Ok(owner))
+            if owner != 0 && owner != geteuid().as_raw() =>
+        {
+            FileError::Owner { what, owner }
+        }
+        (error, _) => FileError::Unreadable(error),
+    }
+}
+
 /// A file that only its owner may read.
 pub(super) fn read_secret(path: &Path, what: &'static str) -> Result<Vec<u8>, FileError> {
-    let file = open_file(path, what)?;
+    let file = open_file(path, what).map_err(|error| foreign(path, what, error))?;
     let mode = file.stat.st_mode & 0o7777;
     if mode & 0o077 != 0 {
         return Err(FileError::Open { what, mode });

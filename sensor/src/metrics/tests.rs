@@ -22,13 +22,13 @@ fn whole() -> Value {
             "decode_errors": {"short": 2}, "unseen_at_most": {"exec": 3, "openat": null}, "sequence_gaps": {"process": 4},
             "places": {"process_table_bytes": 5}, "imbalances": ["one"]},
         "spool": {"state": "memory", "streams": {"process": {"disk_bytes": 6, "memory_bytes": 7, "oldest_age_seconds": 8}},
-            "evicted": {"bytes": 9}, "disk_failures": 1, "read_errors": 0, "tombstones_dropped": 0,
+            "evicted": {"spool_bytes": 9}, "disk_failures": 1, "read_errors": 0, "tombstones_dropped": 0,
             "quarantine_bytes": 10, "rejected_bytes": 11},
         "sinks": [{"name": "node", "kind": "central_node", "state": "delivering", "sessions": 2, "acked_packets": 3,
             "acked_bytes": 400, "rejected_packets": 0, "gaps": 0, "sync_faults": 1, "lag_seconds": 5, "in_flight_packets": 1,
             "last_ack_ns": 1_500_000_000_000_000_000_u64, "faults": {"silent": 2},
             "account": {"sealed": {"exec": 5}, "acked": {"exec": 4}, "rejected": {}, "waiting": {"exec": 1},
-                "evicted": {"age": 1}, "waiting_packets": 1, "false_acks": 0}}],
+                "evicted": {"spool_age": 1}, "waiting_packets": 1, "false_acks": 0}}],
     })
 }
 
@@ -93,7 +93,19 @@ fn every_number_of_the_status_is_a_metric() {
             r#"sensor_spool_bytes{stream="process",place="memory"}"#,
             7.0,
         ),
-        (r#"sensor_spool_events_evicted_total{cause="bytes"}"#, 9.0),
+        (
+            r#"sensor_spool_events_evicted_total{cause="spool_bytes"}"#,
+            9.0,
+        ),
+        // Nothing yet: there all the same.
+        (
+            r#"sensor_spool_events_evicted_total{cause="spool_memory"}"#,
+            0.0,
+        ),
+        (
+            r#"sensor_sink_events_evicted_total{sink="node",cause="spool_age"}"#,
+            1.0,
+        ),
         (
             r#"sensor_sink_delivering{sink="node",kind="central_node"}"#,
             1.0,

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use crate::apt::write_if_changed;
 use crate::command::{quiet, run_shown};
 use crate::place::{Place, Toolchain};
+use crate::remap;
 use crate::rust_src::{self, Source, hex};
 
 /// First argument when cargo calls this program as its compiler.
@@ -28,7 +29,6 @@ pub(crate) const SHIM: &str = "rustc-shim";
 const LINKER_VERSION: &str = "0.10.3";
 const TARGET: &str = "bpfel-unknown-none";
 /// A folder that exists nowhere, else LLVM would look for source lines there and copy them into BTF.
-const NOWHERE: &str = "/nonexistent";
 const RUSTC_VARIABLE: &str = "SENSOR_SHIM_RUSTC";
 const SYSROOT_VARIABLE: &str = "SENSOR_SHIM_SYSROOT";
 
@@ -339,14 +339,11 @@ impl Build {
         let target = home.join("build");
         let raw = fs::read(target.join(TARGET).join("release/sensor-ebpf"))?;
         let bytes = strip(&raw)?;
-        for path in [root, self.rust_src.as_path(), &sysroot, &cargo_home()?] {
-            let needle = path.as_os_str().as_encoded_bytes();
-            ensure!(
-                !bytes.windows(needle.len()).any(|window| window == needle),
-                "the object contains the path {}",
-                path.display()
-            );
-        }
+        remap::none_inside(
+            &bytes,
+            &[root, &self.rust_src, &sysroot, &remap::cargo_home()?],
+        )
+        .context("the object")?;
         if !log {
             fs::write(home.join("sensor.bpf.o"), &bytes)?;
         }
@@ -364,23 +361,13 @@ impl Build {
         let mut linker = OsString::from("-Clinker=");
         linker.push(&self.linker);
         flags.push(linker);
-        let mut remap = |from: &Path, to: &str| {
-            let mut flag = OsString::from("--remap-path-prefix=");
-            flag.push(from);
-            flag.push(format!("={NOWHERE}/{to}"));
-            flags.push(flag);
-        };
-        // rustc takes the last one that fits.
-        let home = cargo_home()?;
-        remap(&home, "cargo");
-        if let Ok(registries) = fs::read_dir(home.join("registry/src")) {
-            for registry in registries {
-                remap(&registry?.path(), "cargo");
-            }
-        }
-        remap(root, "sensor");
-        remap(&self.rust_src, "rust-src");
-        remap(&sysroot.join("lib/rustlib/src/rust"), "rust-src");
+        flags.extend(remap::cargo()?);
+        flags.push(remap::flag(root, "sensor"));
+        flags.push(remap::flag(&self.rust_src, "rust-src"));
+        flags.push(remap::flag(
+            &sysroot.join("lib/rustlib/src/rust"),
+            "rust-src",
+        ));
         Ok(flags.join(&OsString::from("\x1f")))
     }
 
@@ -409,16 +396,6 @@ impl Build {
         fs::create_dir(here.join("src"))?;
         symlink(&self.rust_src, here.join("src/rust"))?;
         Ok(folder.to_owned())
-    }
-}
-
-fn cargo_home() -> anyhow::Result<PathBuf> {
-    match std::env::var_os("CARGO_HOME") {
-        Some(home) => Ok(PathBuf::from(home)),
-        None => Ok(PathBuf::from(
-            std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?,
-        )
-        .join(".cargo")),
     }
 }
 

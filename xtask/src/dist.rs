@@ -4,7 +4,6 @@
 pub(crate) mod deb;
 pub(crate) mod licences;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,7 +113,7 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// The task.
 pub(crate) fn run(place: &Place) -> anyhow::Result<()> {
-    let programs = StaticPrograms::build(place, &BTreeSet::new())?;
+    let programs = StaticPrograms::release(place)?;
     let folder = release(place, &programs)?;
     print!("{}", fs::read_to_string(folder.join("SHA256SUMS"))?);
     println!("in {}", folder.display());

@@ -2,7 +2,7 @@
 
 pub(crate) mod layout;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,7 +55,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> anyhow::Result<()> {
         Some(out) => std::path::absolute(out)?,
         None => place.target.join("image"),
     };
-    let programs = StaticPrograms::build(place, &BTreeSet::new())?;
+    let programs = StaticPrograms::release(place)?;
     for image in build(place, &programs, &out, &Source::find(place)?)? {
         println!(
             "{}:{} {}\n  layout  {}\n  archive {}",

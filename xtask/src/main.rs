@@ -26,6 +26,7 @@ mod matrix;
 mod native;
 mod place;
 mod receivers;
+mod remap;
 mod rust_src;
 mod sbom;
 mod soak;

@@ -47,6 +47,8 @@ pub(crate) struct Toolchain {
     pub(crate) host: String,
     /// Release with commit and date: `1.95.0 (59807616e 2026-04-14)`.
     pub(crate) version: String,
+    /// Commit that it was made from.
+    pub(crate) commit: String,
 }
 
 impl Toolchain {
@@ -73,6 +75,7 @@ impl Toolchain {
             release: field("release: ")?,
             version: field("rustc ")?,
             host: field("host: ")?,
+            commit: field("commit-hash: ")?,
         })
     }
 

@@ -1,7 +1,6 @@
 //! Statically linked programs for guests, and for suites on this machine: the sensor, the central node, process 1, test programs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,8 +10,9 @@ use serde::Deserialize;
 
 use crate::command::quiet;
 use crate::place::{Place, Toolchain};
+use crate::remap;
 
-/// Copies without debug information, below target/vm/programs.
+/// Copies without debug information, below target/vm.
 #[derive(Debug)]
 pub(crate) struct StaticPrograms {
     /// Process 1 of guests.
@@ -36,28 +36,59 @@ struct MessageTarget {
     name: String,
 }
 
+/// What cargo is asked for.
+const PROGRAMS: [&str; 8] = [
+    "build",
+    "--package",
+    "sensor",
+    "--package",
+    "central-node",
+    "--package",
+    "sensor-vm-init",
+    "--bins",
+];
+
 impl StaticPrograms {
+    /// Builds them to be released: no path of this machine is in them, so that the bytes do not depend on where the clone lies. It
+    /// costs a second compilation beside that for tests.
+    pub(crate) fn release(place: &Place) -> anyhow::Result<Self> {
+        let toolchain = Toolchain::find(place)?;
+        let programs = build(place, &toolchain, &PROGRAMS, true)?;
+        let home = remap::cargo_home()?;
+        let builder = [
+            place.root.as_path(),
+            &place.target,
+            &toolchain.sysroot,
+            &home,
+        ];
+        for name in ["sensor", "central-node"] {
+            let program = programs.get(name).context("a program")?;
+            remap::none_inside(&fs::read(program)?, &builder)
+                .with_context(|| format!("the static program {name}"))?;
+        }
+        Self::of(programs, BTreeMap::new())
+    }
+
     /// Builds them with these test targets of crate sensor-tests.
     pub(crate) fn build(place: &Place, tests: &BTreeSet<&str>) -> anyhow::Result<Self> {
         let toolchain = Toolchain::find(place)?;
-        let mut programs = build(
-            place,
-            &toolchain,
-            &[
-                "build",
-                "--package",
-                "sensor",
-                "--package",
-                "central-node",
-                "--package",
-                "sensor-vm-init",
-                "--bins",
-            ],
-        )?;
+        let programs = build(place, &toolchain, &PROGRAMS, false)?;
         let mut arguments = vec!["test", "--no-run", "--package", "sensor-tests"];
         for test in tests {
             arguments.extend(["--test", test]);
         }
+        let tests = if tests.is_empty() {
+            BTreeMap::new()
+        } else {
+            build(place, &toolchain, &arguments, false)?
+        };
+        Self::of(programs, tests)
+    }
+
+    fn of(
+        mut programs: BTreeMap<String, PathBuf>,
+        tests: BTreeMap<String, PathBuf>,
+    ) -> anyhow::Result<Self> {
         let mut take = |name: &str| {
             programs
                 .remove(name)
@@ -67,11 +98,7 @@ impl StaticPrograms {
             init: take("sensor-vm-init")?,
             sensor: take("sensor")?,
             node: take("central-node")?,
-            tests: if tests.is_empty() {
-                BTreeMap::new()
-            } else {
-                build(place, &toolchain, &arguments)?
-            },
+            tests,
         })
     }
 
@@ -83,14 +110,24 @@ impl StaticPrograms {
     }
 }
 
-/// Runs cargo for static programs; gives their stripped copies by target name.
+/// Runs cargo for static programs; gives their stripped copies by target name. `released`: without paths of this machine.
 fn build(
     place: &Place,
     toolchain: &Toolchain,
     arguments: &[&str],
+    released: bool,
 ) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let (task, rest) = arguments.split_first().context("a cargo command")?;
-    let output = Command::new("cargo")
+    // No musl here: glibc links statically too. With --target, build scripts and macros stay dynamic.
+    let mut flags = String::from("-Ctarget-feature=+crt-static");
+    let mut cargo = Command::new("cargo");
+    if released {
+        // Nobody reads line tables of a program that is stripped; and cargo, which does not see what the wrapper adds, keeps
+        // these apart by it.
+        flags.push_str("\x1f-Cdebuginfo=0");
+        cargo.env("RUSTC_WRAPPER", remap::wrapper(place, toolchain)?);
+    }
+    let output = cargo
         .arg(task)
         .args([
             "--quiet",
@@ -102,11 +139,7 @@ fn build(
         .arg("--message-format=json-render-diagnostics")
         .args(rest)
         .current_dir(&place.root)
-        // No musl here: glibc links statically too. With --target, build scripts and macros stay dynamic.
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            OsString::from("-Ctarget-feature=+crt-static"),
-        )
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env_remove("RUSTFLAGS")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -117,7 +150,11 @@ fn build(
         "the static programs do not build ({})",
         output.status
     );
-    let folder = place.target.join("vm/programs");
+    let folder = place.target.join(if released {
+        "vm/released"
+    } else {
+        "vm/programs"
+    });
     fs::create_dir_all(&folder)?;
     let mut programs = BTreeMap::new();
     for line in String::from_utf8(output.stdout)?.lines() {

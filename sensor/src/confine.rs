@@ -37,6 +37,8 @@ pub enum Role {
     Containers,
     /// Writes lines to standard output or a file.
     Output,
+    /// Writes the live view to a terminal and reads keys from it; both are open already.
+    View,
     /// Makes the spool durable.
     Spool,
     /// Talks to receivers.
@@ -58,7 +60,7 @@ impl Role {
             Self::Containers => CapabilitySet::DAC_READ_SEARCH,
             // Kept by the process only where folders are another user's.
             Self::Output | Self::Spool | Self::Delivery => CapabilitySet::DAC_OVERRIDE,
-            Self::Control | Self::Metrics => CapabilitySet::empty(),
+            Self::View | Self::Control | Self::Metrics => CapabilitySet::empty(),
         }
     }
 
@@ -68,6 +70,7 @@ impl Role {
             Self::HashRead => Some(Filter::Reads),
             Self::Reader
             | Self::Output
+            | Self::View
             | Self::Spool
             | Self::Delivery
             | Self::Control
@@ -79,7 +82,7 @@ impl Role {
     fn folders(self, places: &Places) -> Option<Vec<&Path>> {
         match self {
             Self::HashOpen | Self::HashRead | Self::Metrics => None,
-            Self::Reader | Self::Control | Self::Containers => Some(Vec::new()),
+            Self::Reader | Self::View | Self::Control | Self::Containers => Some(Vec::new()),
             Self::Output => Some(places.output.as_deref().into_iter().collect()),
             Self::Spool => Some(places.state.as_deref().into_iter().collect()),
             Self::Delivery => {
@@ -89,12 +92,13 @@ impl Role {
         }
     }
 
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Reader,
         Self::HashOpen,
         Self::HashRead,
         Self::Containers,
         Self::Output,
+        Self::View,
         Self::Spool,
         Self::Delivery,
         Self::Control,

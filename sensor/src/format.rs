@@ -16,8 +16,10 @@ pub struct View<'a> {
     pub event: &'a Event,
     /// The row of `event.process`.
     pub process: Option<&'a Process>,
-    /// How many known ancestors the process has.
-    pub depth: usize,
+    /// Its parent, its parent's parent, and so on, as far as known.
+    pub lineage: &'a [&'a Process],
+    /// There are more ancestors than these.
+    pub lineage_cut: bool,
 }
 
 /// What a view for other programs is made of: an event with everything that it refers to.

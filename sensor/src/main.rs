@@ -7,6 +7,7 @@ use sensor::args::{self, Args, Command};
 use sensor::command::{self, Streams};
 use sensor::config::Sources;
 use sensor::exit::ExitStatus;
+use sensor::sink::view::Console;
 
 fn main() -> ExitCode {
     sensor::kernel::sys::set_up_heap();
@@ -35,7 +36,8 @@ fn dispatch(args: &Args) -> ExitStatus {
         .overrides()
         .with_environment(|name| std::env::var_os(name));
     let sources = Sources::new(args.config.clone(), overrides);
-    let (mut out, mut err) = (io::stdout(), io::stderr());
+    // Above the bottom line of the live view, while there is one.
+    let (mut out, mut err) = (io::stdout(), Console);
     let mut streams = Streams {
         out: &mut out,
         err: &mut err,

@@ -37,6 +37,7 @@ use crate::spool::Counts;
 mod build;
 mod desk;
 mod instance;
+mod screen;
 mod service;
 mod settings;
 mod signal;
@@ -45,6 +46,7 @@ use build::Confined;
 use desk::Desk;
 use instance::Instance;
 pub use instance::InstanceError;
+use screen::View;
 use service::Service;
 use signal::{Bell, Signals, Wake};
 
@@ -199,7 +201,8 @@ pub fn live(
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Arc::new(Bell::new().map_err(RunError::start("event descriptor"))?);
-    let signals = Signals::block().map_err(RunError::start("signals"))?;
+    let watched = build::watched(config);
+    let signals = Signals::block(watched).map_err(RunError::start("signals"))?;
     let clock = Arc::new(Clock::new()?);
     let closed = build::Closed::default();
     let notifier = Notifier::from_environment();
@@ -210,7 +213,9 @@ pub fn live(
     let confined = build::confine(config, &kernel, &proc, hidden, true);
     let confinement = &confined.confinement;
     let _log = kernel.follow_log(request)?;
-    let sink = build::sink(config, &clock, &closed, &bell, confinement)?;
+    // Gives the terminal back wherever this function is left.
+    let (sink, screen) = build::sink(config, &clock, &closed, &bell, watched, confinement)?;
+    let mut view = View::new(screen, config, kernel.loaded.coverage());
     let counters = Arc::new(ReaderCounters::default());
     let packets = context
         .as_ref()
@@ -312,7 +317,7 @@ pub fn live(
     let mut service = Service::new(&notifier, &config.events, kernel.loaded.coverage());
     service.ready();
     let fault = loop {
-        let until = [deadline, next_statistics, service.due()]
+        let until = [deadline, next_statistics, service.due(), view.due()]
             .into_iter()
             .flatten()
             .min();
@@ -333,8 +338,14 @@ pub fn live(
                 if let Some(reason) = reason {
                     break Some(RunError::OutputClosed(reason));
                 }
+                if view.left() {
+                    break None;
+                }
                 desk.answer(&questions);
             }
+            Wake::Suspend => view.suspend(&signals),
+            Wake::Continued => view.continued(),
+            Wake::Resized => view.resized(),
             Wake::Statistics => {
                 if let Some(ledger) = desk.ledger() {
                     tell(&ledger);
@@ -353,6 +364,7 @@ pub fn live(
                     }
                 }
                 service.look(now, ledger.as_ref());
+                view.look(now, ledger.as_ref());
             }
         }
     };
@@ -414,7 +426,7 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
     let (proc, features) = look()?;
     let _instance = Instance::claim(Path::new(instance::FOLDER), config.scope_cgroup.as_deref())?;
     let bell = Bell::new().map_err(RunError::start("event descriptor"))?;
-    let signals = Signals::block().map_err(RunError::start("signals"))?;
+    let signals = Signals::block(false).map_err(RunError::start("signals"))?;
     let clock = Clock::new()?;
     let (mut kernel, source) = build::kernel(request, &features, &proc, &clock)?;
     let header = build::recording_header(&kernel, &features, &proc, &clock)?;
@@ -467,7 +479,13 @@ pub fn record(request: &Request<'_>, file: &Path) -> Result<Summary, RunError> {
         {
             Wake::Stop => break,
             Wake::Timeout if deadline.is_some_and(|deadline| Instant::now() >= deadline) => break,
-            Wake::Timeout | Wake::Reload | Wake::Statistics | Wake::Bell => {}
+            Wake::Timeout
+            | Wake::Reload
+            | Wake::Statistics
+            | Wake::Suspend
+            | Wake::Continued
+            | Wake::Resized
+            | Wake::Bell => {}
         }
     }
     drop(kernel.loaded);
@@ -601,7 +619,7 @@ pub fn replay(
     let closed = build::Closed::default();
     let clock = Arc::new(Clock::new()?);
     let unconfined = Confinement::default();
-    let sink = build::sink(config, &clock, &closed, &bell, &unconfined)?;
+    let (sink, _nobody) = build::sink(config, &clock, &closed, &bell, false, &unconfined)?;
     let counters = Arc::new(ReaderCounters::default());
     let (context, opening) = if deliver {
         build::spool(config, &Proc::new("/proc"), &clock)?.unzip()

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use sensor_proto::v1::EventType;
 
 use crate::confine::{Confinement, Role};
+use crate::format::pretty::Row;
 use crate::ledger::SinkAccount;
 
 pub mod central_node;
@@ -28,6 +30,7 @@ pub mod otlp;
 pub mod piped;
 pub mod stdout;
 pub mod synchronize;
+pub mod view;
 
 /// Cause of loss: the queue was full, since the target was slow or failing.
 pub const OUTPUT_FULL: &str = "output_full";
@@ -45,16 +48,38 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
-/// Whole lines, and how many events of each type they are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Whole lines, or rows that become lines where they are shown, and how many events of each type they are.
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Lines, each with its line end.
     pub lines: Vec<u8>,
+    /// Rows, for a sink that takes these.
+    pub rows: Vec<Row>,
+    /// Memory of the rows.
+    pub row_bytes: usize,
     /// Events in them, by type.
     pub counts: BTreeMap<EventType, u64>,
 }
 
 impl Batch {
+    /// What it takes of the queue.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lines.len().saturating_add(self.row_bytes)
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.rows.is_empty()
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, row: Row) {
+        self.row_bytes = self.row_bytes.saturating_add(row.bytes());
+        self.rows.push(row);
+    }
+
     /// Notes that a line was added which is an event of this type.
     pub fn count(&mut self, event_type: EventType) {
         *self.counts.entry(event_type).or_default() += 1;
@@ -77,10 +102,20 @@ pub enum Notice {
     NotRotated(io::Error),
     /// The target takes nothing any more: the reader of standard output has gone.
     Closed(io::Error),
+    /// Who watches the live view wants to leave.
+    Left,
 }
 
 /// Who is told; called from the sink's thread.
 pub type Listener = Box<dyn Fn(Notice) + Send>;
+
+/// Wakes the thread that waits for this event descriptor.
+fn ring(bell: &OwnedFd) {
+    match rustix::io::write(bell, &1_u64.to_ne_bytes()) {
+        // One that is full rings already. Threads that may not write are heard at its next look at the clock.
+        Ok(_) | Err(_) => {}
+    }
+}
 
 /// Something that bytes are written to.
 pub(crate) trait Target: Send + 'static {
@@ -107,6 +142,19 @@ struct Shared {
     /// Something changed: a batch came or went, the end was asked for.
     changed: Condvar,
     capacity_bytes: usize,
+    /// Rung with [`Self::changed`], for a thread that waits for descriptors; whether its rows are to be in ASCII.
+    bell: Option<(Arc<OwnedFd>, bool)>,
+}
+
+/// Why a thread that takes rows gets none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoRows {
+    /// There are none at the moment.
+    Yet,
+    /// No more come.
+    Closing,
+    /// All was given up.
+    GivenUp,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +180,73 @@ struct State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every thread that something changed.
+    fn tell(&self) {
+        self.changed.notify_all();
+        if let Some((bell, _)) = &self.bell {
+            ring(bell);
+        }
+    }
+
+    /// The rows of the next batch, which leaves the queue; their events are in flight.
+    fn take(&self) -> Result<Vec<Row>, NoRows> {
+        let mut state = self.lock();
+        if state.given_up.is_some() {
+            return Err(NoRows::GivenUp);
+        }
+        let Some(batch) = state.queue.pop_front() else {
+            return Err(if state.closing {
+                NoRows::Closing
+            } else {
+                NoRows::Yet
+            });
+        };
+        for (event_type, count) in &batch.counts {
+            *state.in_flight.entry(*event_type).or_default() += count;
+        }
+        state.busy = true;
+        state.unwell = false;
+        state.bytes = state.bytes.saturating_sub(batch.bytes());
+        drop(state);
+        self.changed.notify_all();
+        Ok(batch.rows)
+    }
+
+    /// These events, which were in flight, are shown.
+    fn acked(&self, counts: &BTreeMap<EventType, u64>) {
+        let mut state = self.lock();
+        if state.land(counts) {
+            state.change(counts, |account, count| account.acked += count);
+        }
+    }
+
+    /// These events, which were in flight, are lost.
+    fn dropped(&self, counts: &BTreeMap<EventType, u64>, cause: &str) {
+        let mut state = self.lock();
+        if state.land(counts) {
+            state.lose(counts, cause);
+        }
+    }
+
+    /// Nothing is in flight.
+    fn idle(&self) {
+        let mut state = self.lock();
+        if state.busy {
+            state.busy = false;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The thread writes nothing any more.
+    fn ended(&self) {
+        let mut state = self.lock();
+        state.busy = false;
+        state.ended = true;
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn wait<'s>(&self, state: MutexGuard<'s, State>, time: Duration) -> MutexGuard<'s, State> {
@@ -164,6 +279,19 @@ impl State {
         self.change(counts, |account, count| {
             account.waiting = account.waiting.saturating_sub(count);
         });
+    }
+
+    /// Takes these out of what is in flight. False: they were told as lost already.
+    fn land(&mut self, counts: &BTreeMap<EventType, u64>) -> bool {
+        if self.given_up.is_some() {
+            return false;
+        }
+        for (event_type, count) in counts {
+            let flying = self.in_flight.entry(*event_type).or_default();
+            *flying = flying.saturating_sub(*count);
+        }
+        self.leave(counts);
+        true
     }
 
     fn lost(&self) -> u64 {
@@ -204,37 +332,62 @@ impl SinkHandle {
         confinement: &Confinement,
     ) -> io::Result<Self> {
         let confinement = confinement.clone();
+        Self::with(name, capacity_bytes, None, move |shared| {
+            confinement.enter(Role::Output);
+            Worker { shared, listener }.run(&mut target);
+        })
+    }
+
+    /// Starts a thread of this name that takes rows, in ASCII if that is said, and is told by a bell that there are some.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    fn spawn_rows(
+        name: &str,
+        capacity_bytes: usize,
+        bell: (Arc<OwnedFd>, bool),
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::with(name, capacity_bytes, Some(bell), work)
+    }
+
+    fn with(
+        name: &str,
+        capacity_bytes: usize,
+        bell: Option<(Arc<OwnedFd>, bool)>,
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
             capacity_bytes,
+            bell,
         });
         let seen = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || {
-                confinement.enter(Role::Output);
-                Worker {
-                    shared: &seen,
-                    listener,
-                }
-                .run(&mut target)
-            })?;
+            .spawn(move || work(&seen))?;
         Ok(Self {
             shared,
             thread: Some(thread),
         })
     }
 
+    /// Whether it takes rows instead of lines, and if so, whether in ASCII.
+    #[must_use]
+    pub fn rows(&self) -> Option<bool> {
+        self.shared.bell.as_ref().map(|(_, ascii)| *ascii)
+    }
+
     /// Hands over a batch. Waits half a second at most, and only while the target is well; what finds no room then is
     /// lost and counted.
     pub fn send(&self, batch: Batch) {
-        if batch.counts.is_empty() && batch.lines.is_empty() {
+        if batch.counts.is_empty() && batch.is_empty() {
             return;
         }
         let mut state = self.shared.lock();
         state.change(&batch.counts, |account, count| account.sealed += count);
-        let length = batch.lines.len();
+        let length = batch.bytes();
         let until = Instant::now() + PATIENCE;
         // An empty queue takes a batch of any length, else one longer than the queue could never be sent.
         let fits =
@@ -254,7 +407,7 @@ impl SinkHandle {
             state.bytes += length;
             state.queue.push_back(batch);
             drop(state);
-            self.shared.changed.notify_all();
+            self.shared.tell();
         } else {
             state.lose(&batch.counts, OUTPUT_FULL);
         }
@@ -280,12 +433,12 @@ impl SinkHandle {
         let until = Instant::now() + time;
         let mut state = self.shared.lock();
         state.closing = true;
-        self.shared.changed.notify_all();
+        self.shared.tell();
         while state.busy || !state.queue.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 state.give_up(OUTPUT_UNFINISHED);
-                self.shared.changed.notify_all();
+                self.shared.tell();
                 break;
             }
             state = self.shared.wait(state, left);
@@ -343,11 +496,7 @@ impl Worker<'_> {
                 break;
             }
         }
-        let mut state = self.shared.lock();
-        state.busy = false;
-        state.ended = true;
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.ended();
     }
 
     /// The next batch; none when no more come, or all was given up.

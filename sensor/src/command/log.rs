@@ -17,6 +17,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::sink::view::Console;
+
 /// What is logged unless something else is asked for.
 const DEFAULT: &str = "info";
 /// Lines that one place of the code may write within [`SPAN`].
@@ -37,7 +39,7 @@ pub fn start(level: Option<&str>) -> Result<(), ParseError> {
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(RateLimit::default());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Console);
     if into_journal() {
         registry
             .with(lines.with_ansi(false).event_format(Journal::default()))

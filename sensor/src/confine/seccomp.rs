@@ -31,6 +31,8 @@ enum When {
     AnyBit(u32, u32),
     /// The argument has none of these bits.
     NoBit(u32, u32),
+    /// The argument is one of these.
+    OneOf(u32, &'static [u32]),
     /// The argument is none of these.
     NoneOf(u32, &'static [u32]),
     /// The argument is not the sensor's own process id.
@@ -74,6 +76,20 @@ const BPF_LEFT: &[u32] = &[
     15, // BPF_OBJ_GET_INFO_BY_FD
     24, // BPF_MAP_LOOKUP_BATCH
 ];
+/// ioctl(2) that puts keys into a terminal, as if somebody there had typed them: TIOCSTI, TIOCLINUX.
+const TYPES_KEYS: &[u32] = &[0x5412, 0x541c];
+/// ioctl(2) that changes a terminal, which only the live view and the main thread do: TCSETS, TCSETSW, TCSETSF, the same of the
+/// second version, TIOCSPGRP, TIOCSWINSZ.
+const SETS_TERMINAL: &[u32] = &[
+    0x5402,
+    0x5403,
+    0x5404,
+    0x402c_542b,
+    0x402c_542c,
+    0x402c_542d,
+    0x5410,
+    0x5414,
+];
 /// AF_UNIX, AF_INET, AF_INET6.
 const FAMILIES: &[u32] = &[1, 2, 10];
 const STANDARD_ERROR: &[u32] = &[2];
@@ -109,6 +125,7 @@ const PROCESS: &[Rule] = &[
     // Maps that are open, no new programs, maps, links or pins.
     rule(libc::SYS_bpf, When::NoneOf(0, BPF_LEFT), REFUSED),
     rule(libc::SYS_perf_event_open, When::Always, REFUSED),
+    rule(libc::SYS_ioctl, When::OneOf(1, TYPES_KEYS), REFUSED),
     // Who it is.
     rule(libc::SYS_setuid, When::Always, REFUSED),
     rule(libc::SYS_setgid, When::Always, REFUSED),
@@ -207,6 +224,7 @@ const READ_ONLY: &[Rule] = &[
     rule(libc::SYS_openat, When::AnyBit(2, OPEN_WRITES), REFUSED),
     rule(libc::SYS_write, When::NoneOf(0, STANDARD_ERROR), REFUSED),
     rule(libc::SYS_writev, When::NoneOf(0, STANDARD_ERROR), REFUSED),
+    rule(libc::SYS_ioctl, When::OneOf(1, SETS_TERMINAL), REFUSED),
     rule(libc::SYS_pwrite64, When::Always, REFUSED),
     rule(libc::SYS_pwritev, When::Always, REFUSED),
     rule(libc::SYS_pwritev2, When::Always, REFUSED),
@@ -370,6 +388,16 @@ impl Program {
             }
             When::AnyBit(argument, bits) => (argument, vec![step(JUMP_ANY_BIT, bits, 0, 1)]),
             When::NoBit(argument, bits) => (argument, vec![step(JUMP_ANY_BIT, bits, 1, 0)]),
+            When::OneOf(argument, refused) => {
+                // Each jumps over those after it; the last, if it is not the one, over the verdict.
+                let last = refused.len().saturating_sub(1);
+                let test = |(index, value): (usize, &u32)| {
+                    let over = u8::try_from(last - index).map_err(invalid)?;
+                    Ok(step(JUMP_EQUAL, *value, over, u8::from(index == last)))
+                };
+                let tests: io::Result<Vec<_>> = refused.iter().enumerate().map(test).collect();
+                (argument, tests?)
+            }
             When::NoneOf(argument, allowed) => {
                 // Each that is allowed jumps over those after it and the verdict.
                 let last = allowed.len();
@@ -466,6 +494,7 @@ mod tests {
                         (argument, each.collect(), vec![0, !bits])
                     }
                     When::NoBit(argument, bits) => (argument, vec![0, !bits], vec![bits, u32::MAX]),
+                    When::OneOf(argument, values) => (argument, values.to_vec(), vec![0, 0x5401]),
                     When::NoneOf(argument, allowed) => {
                         let other = (0..).find(|value| !allowed.contains(value)).unwrap();
                         (argument, vec![other, u32::MAX], allowed.to_vec())

@@ -8,21 +8,23 @@ use sensor_proto::v1;
 
 use crate::config::OutputFormat;
 use crate::enrich::process::ProcessImage;
-use crate::format::pretty::{Pretty, color_wanted};
+use crate::format::pretty::{Pretty, Row};
 use crate::format::{Complete, View, ecs, ocsf};
-use crate::sink::{Batch, SinkHandle};
+use crate::sink::{Batch, SinkHandle, stdout};
 
 /// Bytes of lines that are handed over at once, at least.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// Form of the lines.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Form {
     Json,
     Ecs,
     Ocsf,
-    /// The live view; whether the columns have been named.
-    Pretty(Pretty, bool),
+    /// The live view, as lines.
+    Pretty(Box<Pretty>),
+    /// The same for a sink that makes lines itself; whether in ASCII.
+    Rows(bool),
     /// Nothing: standard output belongs to a sink behind the spool.
     None,
 }
@@ -49,11 +51,11 @@ impl Output {
         sink: SinkHandle,
     ) -> Self {
         let terminal = to_stdout && std::io::stdout().is_terminal();
-        let pretty = || {
-            let color = terminal && color_wanted(std::env::var_os("NO_COLOR").as_deref());
-            Form::Pretty(Pretty::new(color, None), false)
-        };
+        let pretty = || Form::Pretty(Box::new(Pretty::new(stdout::look(terminal))));
         let form = match format {
+            OutputFormat::Auto | OutputFormat::Pretty if let Some(ascii) = sink.rows() => {
+                Form::Rows(ascii)
+            }
             OutputFormat::Auto if terminal => pretty(),
             OutputFormat::Pretty => pretty(),
             OutputFormat::Auto | OutputFormat::Json => Form::Json,
@@ -145,40 +147,31 @@ impl Output {
                 self.batch.lines.push(b'\n');
             }
             Form::None => return,
-            Form::Pretty(pretty, named) => {
+            Form::Rows(ascii) => {
+                self.batch.row(row_of(event, actor, ancestors, *ascii));
+            }
+            Form::Pretty(stream) => {
                 if self.batch.lines.is_empty() {
                     // Asked before each batch, since people resize terminals.
-                    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
-                    let width = size
-                        .map(|size| usize::from(size.ws_col))
-                        .filter(|width| *width > 0);
-                    *pretty = pretty.with_width(width);
+                    let look = stream.look();
+                    (look.width, look.height) = stdout::size();
                 }
-                if !*named {
-                    pretty.header(&mut self.batch.lines);
-                    *named = true;
-                }
-                let depth = actor.map_or(0, |image| ancestors(image).0.len());
-                let process = actor.map(|image| &image.process);
-                pretty.line(
-                    &View {
-                        event,
-                        process,
-                        depth,
-                    },
+                let ascii = stream.look().ascii;
+                stream.row(
+                    &row_of(event, actor, ancestors, ascii),
                     &mut self.batch.lines,
                 );
             }
         }
         self.batch.count(event.event_type());
-        if self.batch.lines.len() >= BATCH_BYTES {
+        if self.batch.bytes() >= BATCH_BYTES {
             self.flush();
         }
     }
 
     /// Hands over what was added.
     pub(super) fn flush(&mut self) {
-        if !self.batch.lines.is_empty() {
+        if !self.batch.is_empty() {
             self.sink.send(std::mem::take(&mut self.batch));
         }
     }
@@ -194,4 +187,22 @@ impl Output {
     pub fn into_sink(self) -> SinkHandle {
         self.sink
     }
+}
+
+/// What the live view says of an event.
+fn row_of(
+    event: &v1::Event,
+    actor: Option<&ProcessImage>,
+    ancestors: impl FnOnce(&ProcessImage) -> (Vec<Arc<ProcessImage>>, bool),
+    ascii: bool,
+) -> Row {
+    let (lineage, lineage_cut) = actor.map_or((Vec::new(), false), ancestors);
+    let lineage: Vec<&v1::Process> = lineage.iter().map(|image| &image.process).collect();
+    let view = View {
+        event,
+        process: actor.map(|image| &image.process),
+        lineage: &lineage,
+        lineage_cut,
+    };
+    Row::of(&view, ascii)
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::signal::Bell;
 use super::{Request, RunError};
 use crate::clock::Clock;
-use crate::config::{Config, ReceiverConfig};
+use crate::config::{Config, OutputFormat, ReceiverConfig};
 use crate::confine::capability::Trial;
 use crate::confine::{self, Confinement, Places as OwnPlaces};
 use crate::enrich::close_watch::{CloseConfig, CloseWatch};
@@ -39,6 +39,7 @@ use crate::selftest;
 use crate::sink::connect::tls::own_certificate;
 use crate::sink::delivery::Context;
 use crate::sink::synchronize::{Apply, Management, SettingsReport};
+use crate::sink::view::{self, Screen};
 use crate::sink::{self, Notice, SinkHandle};
 use crate::spool::storage::Disk;
 use crate::spool::{HostIdentity, NewEpoch, Now, Opening, SharedSpool, Spool, SpoolConfig};
@@ -278,14 +279,28 @@ pub(super) fn confine(
 /// Why the sink takes no more, for the main thread.
 pub(super) type Closed = Arc<Mutex<Option<String>>>;
 
-/// Opens the output.
+/// Whether somebody sits at a terminal and the live view is for them.
+pub(super) fn watched(config: &Config) -> bool {
+    let output = &config.output;
+    let lines = matches!(output.format, OutputFormat::Auto | OutputFormat::Pretty);
+    output.path.is_none() && lines && !delivers_to_stdout(config) && view::possible()
+}
+
+/// Whether standard output belongs to a sink behind the spool.
+fn delivers_to_stdout(config: &Config) -> bool {
+    let mut receivers = config.sinks.values().map(|sink| &sink.receiver);
+    receivers.any(|to| matches!(to, ReceiverConfig::Stdout(_)))
+}
+
+/// Opens the output; if it is watched, as a live view with keys.
 pub(super) fn sink(
     config: &Config,
     clock: &Arc<Clock>,
     closed: &Closed,
     bell: &Arc<Bell>,
+    watched: bool,
     confinement: &Confinement,
-) -> Result<SinkHandle, RunError> {
+) -> Result<(SinkHandle, Option<Screen>), RunError> {
     let (closed, bell) = (Arc::clone(closed), Arc::clone(bell));
     let listener = Box::new(move |notice| match notice {
         Notice::Failing(error) => tracing::error!(%error, "output fails, events wait"),
@@ -297,11 +312,17 @@ pub(super) fn sink(
             *closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             bell.ring();
         }
+        Notice::Left => bell.ring(),
     });
     let output = &config.output;
-    match &output.path {
-        None => sink::stdout::spawn(output.buffer_bytes, listener, confinement)
-            .map_err(|error| RunError::Output(error.into())),
+    let refused = |error: io::Error| RunError::Output(error.into());
+    if watched {
+        return view::spawn(output.buffer_bytes, listener, confinement)
+            .map(|(sink, screen)| (sink, Some(screen)))
+            .map_err(refused);
+    }
+    let sink = match &output.path {
+        None => sink::stdout::spawn(output.buffer_bytes, listener, confinement).map_err(refused),
         Some(path) => {
             let rotation = sink::file::Rotation {
                 bytes: output.rotate_bytes,
@@ -314,7 +335,8 @@ pub(super) fn sink(
             sink::file::spawn(path, rotation, now, bytes, listener, confinement)
                 .map_err(|error| RunError::Output(error.into()))
         }
-    }
+    };
+    Ok((sink?, None))
 }
 
 /// Opens the spool in the state directory, if there are sinks that read from it.
@@ -552,8 +574,7 @@ fn output(
 ) -> Output {
     let to_stdout = config.output.path.is_none();
     let output = Output::new(config.output.format, to_stdout, agent, host, sink);
-    let mut receivers = config.sinks.values().map(|sink| &sink.receiver);
-    if delivers && to_stdout && receivers.any(|to| matches!(to, ReceiverConfig::Stdout(_))) {
+    if delivers && to_stdout && delivers_to_stdout(config) {
         return output.silent();
     }
     output

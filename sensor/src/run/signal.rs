@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the main thread was woken for.
@@ -18,6 +18,12 @@ pub(crate) enum Wake {
     Reload,
     /// SIGUSR1.
     Statistics,
+    /// SIGTSTP: Ctrl-Z. Only with a live view on a terminal, as the next two.
+    Suspend,
+    /// SIGCONT.
+    Continued,
+    /// SIGWINCH.
+    Resized,
     /// Another thread rang [`Bell`].
     Bell,
     /// The time is up.
@@ -52,12 +58,18 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals in this thread and those that it starts from now on, and reads them instead.
+    /// Blocks the signals in this thread and those that it starts from now on, and reads them instead; with those of a terminal
+    /// if there is a live view on one.
     ///
     /// # Errors
     /// pthread_sigmask(3), signalfd(2).
-    pub(crate) fn block() -> Result<Self, Errno> {
+    pub(crate) fn block(terminal: bool) -> Result<Self, Errno> {
         let mut set = SigSet::empty();
+        if terminal {
+            set.add(Signal::SIGTSTP);
+            set.add(Signal::SIGCONT);
+            set.add(Signal::SIGWINCH);
+        }
         for signal in [
             Signal::SIGINT,
             Signal::SIGTERM,
@@ -76,6 +88,19 @@ impl Signals {
         Ok(Self { descriptor })
     }
 
+    /// Stops the process as SIGTSTP does to those that do not catch it, until SIGCONT. Returns at once where nobody is there to
+    /// go on with it (a session without a shell): the kernel then stops nobody.
+    ///
+    /// # Errors
+    /// raise(3), pthread_sigmask(3).
+    pub(crate) fn suspend(&self) -> Result<(), Errno> {
+        let mut stop = SigSet::empty();
+        stop.add(Signal::SIGTSTP);
+        raise(Signal::SIGTSTP)?;
+        stop.thread_unblock()?;
+        stop.thread_block()
+    }
+
     /// Waits for a signal, the bell or `until`.
     ///
     /// # Errors
@@ -90,6 +115,9 @@ impl Signals {
                     Some(Signal::SIGINT | Signal::SIGTERM) => return Ok(Wake::Stop),
                     Some(Signal::SIGHUP) => return Ok(Wake::Reload),
                     Some(Signal::SIGUSR1) => return Ok(Wake::Statistics),
+                    Some(Signal::SIGTSTP) => return Ok(Wake::Suspend),
+                    Some(Signal::SIGCONT) => return Ok(Wake::Continued),
+                    Some(Signal::SIGWINCH) => return Ok(Wake::Resized),
                     _ => {}
                 }
             }

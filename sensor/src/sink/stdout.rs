@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::confine::Confinement;
+use crate::format::pretty::{Look, color_wanted, utf8_wanted};
 use crate::sink::{Listener, SinkHandle, Target};
 
 /// How long a descriptor that does not block is waited for at a time.
@@ -75,10 +76,32 @@ pub fn is_terminal() -> bool {
     rustix::termios::isatty(rustix::stdio::stdout())
 }
 
-/// Columns of the terminal at this moment; none where there is none, or it does not know.
-pub fn width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+/// Whether the terminal that TERM names is good for more than text.
+pub fn capable() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// How the live view looks by the environment: with colours on a terminal that has them, unless NO_COLOR says otherwise; in ASCII
+/// where the locale is not one of UTF-8.
+pub fn look(terminal: bool) -> Look {
+    let variable = |name: &str| std::env::var_os(name);
+    Look {
+        color: terminal && capable() && color_wanted(variable("NO_COLOR").as_deref()),
+        ascii: !utf8_wanted(variable),
+        tree: true,
+        wide: false,
+        width: None,
+        height: None,
+    }
+}
+
+/// Columns and rows of the terminal at this moment; none where there is none, or it does not know.
+pub fn size() -> (Option<usize>, Option<usize>) {
+    let Ok(size) = rustix::termios::tcgetwinsize(rustix::stdio::stdout()) else {
+        return (None, None);
+    };
+    let known = |count: u16| Some(usize::from(count)).filter(|count| *count > 0);
+    (known(size.ws_col), known(size.ws_row))
 }
 
 #[cfg(test)]

@@ -49,7 +49,6 @@ mod receivers_nats;
 mod reset;
 mod scope;
 mod soak;
-mod view;
 
 fn main() -> ExitCode {
     trigger::dispatch();
@@ -83,7 +82,6 @@ fn main() -> ExitCode {
         metrics::TESTS,
         local::TESTS,
         confine::TESTS,
-        view::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

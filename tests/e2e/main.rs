@@ -49,6 +49,7 @@ mod receivers_nats;
 mod reset;
 mod scope;
 mod soak;
+mod view;
 
 fn main() -> ExitCode {
     trigger::dispatch();
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         metrics::TESTS,
         local::TESTS,
         confine::TESTS,
+        view::TESTS,
         fault::TESTS,
         flood::TESTS,
     ]

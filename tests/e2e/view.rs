@@ -158,8 +158,9 @@ impl Drop for Terminal {
         };
         if let Ok(job) = tcgetpgrp(&self.master)
             && job.as_raw() > 1
+            && let Err(errno) = kill(job, Signal::SIGTERM)
         {
-            drop(kill(job, Signal::SIGTERM));
+            eprintln!("job {job} of the terminal stays: {errno}");
         }
         drop((self.shell.kill(), self.shell.wait()));
     }

@@ -832,8 +832,8 @@ fn text(path: &Path) -> Result<String, ConfigProblem> {
     let file = std::fs::File::open(path).map_err(ConfigProblem::Unreadable)?;
     let meta = file.metadata().map_err(ConfigProblem::Unreadable)?;
     let mode = meta.mode() & 0o7777;
-    // Devices (/dev/null) and pipes are what they are.
-    if meta.is_file() && mode & 0o002 != 0 {
+    // Devices (/dev/null) and pipes are what they are; a file without a name (memfd_create) nobody else can open.
+    if meta.is_file() && meta.nlink() > 0 && mode & 0o002 != 0 {
         return Err(ConfigProblem::Writable { mode });
     }
     let mut bytes = Vec::new();

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use sensor_tests::coverage::Expected;
-use sensor_tests::harness::{ALLOWED_VARIABLES, Sensor, with_shared};
+use sensor_tests::harness::{ALLOWED_VARIABLES, Options, Sensor, end_shared, with_shared};
 use sensor_tests::oracle;
 use sensor_tests::place::Place;
 use sensor_tests::program::{Program, hex};
@@ -526,26 +526,71 @@ fn ancestors() {
     });
 }
 
+/// What Docker's own file says of a container stands in the first event of what runs in it, but for what must not leave the host.
 fn container() {
-    with_shared(|sensor| {
-        let folder = folder();
-        let path = program(folder.path(), "program");
-        let id = "3f4e".repeat(16);
-        let group = Place::here().scope.join(format!("docker-{id}.scope"));
-        fs::create_dir(&group).unwrap();
-        let began = oracle::clocks();
-        let child = Running::start([words(&["cgroup"], &group), words(&["exec"], &path)].concat());
-        let (event, mut expected) =
-            whole(sensor, child.pid(), began, &oracle::shown_path(&path), 2);
-        expected.forget("container");
-        expected.is("container.id", id);
-        expected.is("container.runtime", "docker");
-        expected.none("container.name");
-        expected.none("container.pod_id");
-        expected.check(&event["process"]);
-        child.finish_well();
-        sensor_tests::place::remove_cgroup(&group);
+    end_shared();
+    let (folder, docker) = (folder(), folder());
+    let id = "3f4e".repeat(16);
+    let (image_id, digest) = ("1a".repeat(32), "2b".repeat(32));
+    let state = docker.path().join("containers").join(&id);
+    fs::create_dir_all(&state).unwrap();
+    let written = json!({
+        "ID": id, "Name": "/k8s_cart_cart-7d9_shop_uid_0", "Image": format!("sha256:{image_id}"),
+        "ImageManifest": {"digest": format!("sha256:{digest}"), "size": 1234},
+        "Config": {
+            "Image": "registry.example/shop/cart:2", "Env": ["TOKEN=hunter2"],
+            "Labels": {
+                "app": "shop", "owner": "a@example.com", "io.kubernetes.container.name": "cart",
+                "io.kubernetes.pod.name": "cart-7d9", "io.kubernetes.pod.namespace": "shop",
+                "io.kubernetes.pod.uid": "6f1c1bd2-5b0f-4f64-9d6b-0f4f5f0c0f11",
+            },
+        },
     });
+    fs::write(state.join("config.v2.json"), written.to_string()).unwrap();
+    let sensor = Sensor::start(Options {
+        config: format!(
+            "[container]\ndocker = [{:?}]\nlabels = [\"app\"]\n",
+            docker.path()
+        ),
+        ..Options::default()
+    });
+    let path = program(folder.path(), "program");
+    let group = Place::here().scope.join(format!("docker-{id}.scope"));
+    fs::create_dir(&group).unwrap();
+    let began = oracle::clocks();
+    let child = Running::start([words(&["cgroup"], &group), words(&["exec"], &path)].concat());
+    let (event, mut expected) = whole(&sensor, child.pid(), began, &oracle::shown_path(&path), 2);
+    expected.forget("container");
+    expected.is("container.id", id);
+    expected.is("container.runtime", "docker");
+    expected.is("container.name", "cart");
+    expected.is("container.image", "registry.example/shop/cart:2");
+    expected.is("container.image_id", format!("sha256:{image_id}"));
+    expected.is("container.image_digest", format!("sha256:{digest}"));
+    expected.is("container.pod_id", "6f1c1bd2-5b0f-4f64-9d6b-0f4f5f0c0f11");
+    expected.is("container.pod_name", "cart-7d9");
+    expected.is("container.pod_namespace", "shop");
+    expected.is("container.labels.name", "app");
+    expected.is("container.labels.value", "shop");
+    expected.none("container.labels.redacted");
+    expected.is("container.labels_withheld", 1);
+    expected.none("container.labels_truncated");
+    expected.check(&event["process"]);
+    child.finish_well();
+    let end = sensor.stop();
+    let ledger = end.assert_clean();
+    assert_eq!(ledger.0["places"]["containers.found"], 1, "{:#}", ledger.0);
+    assert_eq!(
+        ledger.0["places"]["containers.unreadable"], 0,
+        "{:#}",
+        ledger.0
+    );
+    assert!(
+        !end.events
+            .iter()
+            .any(|event| event.to_string().contains("hunter2"))
+    );
+    sensor_tests::place::remove_cgroup(&group);
 }
 
 fn relative_name() {

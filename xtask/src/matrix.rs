@@ -111,6 +111,12 @@ pub(crate) struct Suite {
     /// Only on the kernels of these Debian suites; on all of its roles if empty.
     #[serde(default)]
     pub(crate) debian: Vec<String>,
+    /// Further packages that the guest's Debian has.
+    #[serde(default)]
+    pub(crate) packages: Vec<String>,
+    /// Memory of its guests.
+    #[serde(default = "memory")]
+    pub(crate) memory_mib: u32,
     /// The guest has the unpacked container image and the rendered manifests.
     #[serde(default)]
     pub(crate) image: bool,
@@ -120,6 +126,11 @@ pub(crate) struct Suite {
     /// The guest has a disk, is killed some time after the suite says so, and boots a second time with that disk.
     #[serde(default)]
     pub(crate) reset: bool,
+}
+
+/// What guests have unless a suite wants more.
+const fn memory() -> u32 {
+    1024
 }
 
 /// What a guest has beside the kernel.

@@ -206,6 +206,7 @@ pub(crate) fn guests(place: &Place, plan: &Plan) -> anyhow::Result<Vec<Row>> {
                 programs: &programs,
                 kernel: &kernel.files,
                 command_line: &format!("{} {}", cell.kernel.command_line, cell.suite.command_line),
+                memory_mib: cell.suite.memory_mib,
                 initrd: &initrd,
                 init,
                 timeout: Duration::from_secs(cell.suite.timeout_seconds),

@@ -77,6 +77,16 @@ pub struct FilterRule {
     /// Id of the container of the acting process: patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub container_id: Vec<String>,
+    /// Name of the container of the acting process: patterns. Like image and pod it is whatever who started the container
+    /// chose, and does not hold while it is not known yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub container_name: Vec<String>,
+    /// Reference of the container's image (`docker.io/library/nginx:1.27`): patterns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub container_image: Vec<String>,
+    /// Namespace of the pod that the acting process is in: patterns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_namespace: Vec<String>,
     /// Runtime of the container: `docker`, `containerd`, `crio`, `podman`, `nspawn`, `lxc`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub container_runtime: Vec<String>,

@@ -158,6 +158,9 @@ enum Text {
     ParentPath,
     WorkingDirectory,
     ContainerId,
+    ContainerName,
+    ContainerImage,
+    PodNamespace,
     CgroupPath,
     FilePath,
     ModuleName,
@@ -385,6 +388,13 @@ impl Compiler<'_> {
                 &typed.working_directory,
             ),
             ("container_id", Text::ContainerId, &typed.container_id),
+            ("container_name", Text::ContainerName, &typed.container_name),
+            (
+                "container_image",
+                Text::ContainerImage,
+                &typed.container_image,
+            ),
+            ("pod_namespace", Text::PodNamespace, &typed.pod_namespace),
             ("cgroup_path", Text::CgroupPath, &typed.cgroup_path),
             ("file_path", Text::FilePath, &typed.file_path),
             ("module_name", Text::ModuleName, &typed.module_name),
@@ -728,6 +738,9 @@ impl Criterion {
                 | Text::ParentPath
                 | Text::WorkingDirectory
                 | Text::ContainerId
+                | Text::ContainerName
+                | Text::ContainerImage
+                | Text::PodNamespace
                 | Text::CgroupPath => return true,
                 Text::FilePath => &WITH_FILE,
                 Text::ModuleName => &WITH_MODULE,
@@ -902,6 +915,7 @@ impl Text {
     fn any(self, subject: &Subject<'_>, test: impl Fn(&[u8]) -> bool) -> bool {
         let path = |file: &FileInfo| file.path.as_deref().is_some_and(&test);
         let process = subject.process;
+        let inside = process.and_then(|process| process.container.as_deref());
         match self {
             Self::ImagePath => Object::Image.any(subject, path),
             Self::FilePath => Object::File.any(subject, path),
@@ -912,9 +926,16 @@ impl Text {
             Self::WorkingDirectory => process
                 .and_then(|process| process.working_directory.as_deref())
                 .is_some_and(test),
-            Self::ContainerId => process
-                .and_then(|process| process.container.as_ref())
-                .is_some_and(|container| test(container.id.as_bytes())),
+            Self::ContainerId => inside.is_some_and(|container| test(container.id.as_bytes())),
+            Self::ContainerName => inside
+                .and_then(|container| container.name.as_ref())
+                .is_some_and(|name| test(name.as_bytes())),
+            Self::ContainerImage => inside
+                .and_then(|container| container.image.as_ref())
+                .is_some_and(|image| test(image.as_bytes())),
+            Self::PodNamespace => inside
+                .and_then(|container| container.pod_namespace.as_ref())
+                .is_some_and(|namespace| test(namespace.as_bytes())),
             Self::CgroupPath => process
                 .and_then(|process| process.cgroup_path.as_deref())
                 .is_some_and(test),

@@ -59,6 +59,9 @@ fn process() -> Process {
         container: Some(Box::new(Container {
             id: "abcdef".to_owned(),
             runtime: ContainerRuntime::Docker.into(),
+            name: Some("cart".to_owned()),
+            image: Some("registry:5000/shop/cart:2".to_owned()),
+            pod_namespace: Some("shop".to_owned()),
             ..Container::default()
         })),
         ..Process::default()
@@ -202,6 +205,12 @@ fn each_criterion_holds_and_fails() {
         ("in_container = true", exec(), true),
         ("in_container = false", exec(), false),
         ("container_id = ['abc*']", exec(), true),
+        ("container_name = ['ca*']", exec(), true),
+        ("container_name = ['web']", exec(), false),
+        ("container_image = ['registry:5000/**']", exec(), true),
+        ("container_image = ['cart']", exec(), false),
+        ("pod_namespace = ['shop']", exec(), true),
+        ("pod_namespace = ['kube-system']", exec(), false),
         ("container_runtime = ['docker']", exec(), true),
         ("container_runtime = ['podman']", exec(), false),
         ("cgroup_path = ['/system.slice/**']", exec(), true),
@@ -431,7 +440,7 @@ proptest! {
                 image_path: one(), image_md5: one(), image_sha256: one(), parent_path: one(),
                 command_line: one(), working_directory: one(), user: one(), effective_user: one(),
                 login_user: one(), group: one(), in_container: None, container_id: one(),
-                container_runtime: one(), cgroup_path: one(), mount_namespace: Vec::new(),
+                container_name: one(), container_image: one(), pod_namespace: one(), container_runtime: one(), cgroup_path: one(), mount_namespace: Vec::new(),
                 file_path: one(), file_md5: one(), file_sha256: one(), module_name: one(),
                 direction: one(), protocol: one(), remote_ip: one(), local_ip: one(),
                 remote_port: one(), local_port: one(), unix_path: one(),

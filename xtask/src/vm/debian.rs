@@ -87,7 +87,7 @@ pub(crate) fn file_system(
     cell: &Cell,
     arguments: &[String],
 ) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = fs::read(base(place, &cell.kernel.suite)?)?;
+    let mut bytes = fs::read(base(place, &cell.kernel.suite, &cell.suite.packages)?)?;
     let mut image = Image::default();
     image.copy("/usr/lib/sensor-tests/run", 0o755, &built.init)?;
     let test = format!("/usr/lib/sensor-tests/{}", cell.suite.test);
@@ -123,20 +123,22 @@ pub(crate) fn file_system(
     Ok(bytes)
 }
 
-/// The archive of a Debian release, made once and kept.
-fn base(place: &Place, suite: &str) -> anyhow::Result<PathBuf> {
+/// The archive of a Debian release with these further packages, made once and kept.
+fn base(place: &Place, suite: &str, further: &[String]) -> anyhow::Result<PathBuf> {
     let vm = place.target.join("vm");
     let folder = vm.join(FOLDER);
-    let path = folder.join(format!("{suite}.cpio"));
+    let name = [&[suite.to_owned()], further].concat().join("+");
+    let path = folder.join(format!("{name}.cpio"));
     if path.exists() {
         return Ok(path);
     }
-    println!("fetching a Debian {suite}");
+    println!("fetching a Debian {name}");
     fs::create_dir_all(&folder)?;
     let apt = Apt::open(&vm.join(format!("apt-{suite}")), &[suite])?;
     let fresh = tempfile::tempdir_in(&folder)?;
     // Its maintainer script merges a root that is not; ours is from the start. The other package only says so.
     let mut packages = PACKAGES.to_vec();
+    packages.extend(further.iter().map(String::as_str));
     if !apt.candidates("usr-is-merged")?.is_empty() {
         packages.push("usr-is-merged");
     }
@@ -146,7 +148,7 @@ fn base(place: &Place, suite: &str) -> anyhow::Result<PathBuf> {
         root.add(&package)
             .with_context(|| package.display().to_string())?;
     }
-    let unfinished = folder.join(format!("{suite}.new"));
+    let unfinished = folder.join(format!("{name}.new"));
     fs::write(&unfinished, root.finish()?)?;
     fs::rename(&unfinished, &path)?;
     Ok(path)

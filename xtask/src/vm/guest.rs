@@ -27,6 +27,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) kernel: &'a KernelFiles,
     pub(crate) command_line: &'a str,
+    /// Memory.
+    pub(crate) memory_mib: u32,
     pub(crate) initrd: &'a Path,
     /// Process 1, a path in the initrd.
     pub(crate) init: &'a str,
@@ -115,7 +117,7 @@ fn run(boot: &Boot<'_>, reset_after: Option<Duration>) -> anyhow::Result<(Outcom
             "-smp",
             "2",
             "-m",
-            "1024",
+            &boot.memory_mib.to_string(),
         ])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))

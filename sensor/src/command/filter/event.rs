@@ -222,6 +222,9 @@ fn process(node: &Node<'_>) -> Result<Process, LineError> {
         Ok(Container {
             id: inner.text("id")?.unwrap_or_default(),
             runtime: inner.word("runtime", ContainerRuntime::from_short_name)?,
+            name: inner.text("name")?,
+            image: inner.text("image")?,
+            pod_namespace: inner.text("pod_namespace")?,
             ..Container::default()
         })
     })?;
@@ -357,6 +360,9 @@ mod tests {
             container: Some(Box::new(Container {
                 id: "id".to_owned(),
                 runtime: ContainerRuntime::Podman.into(),
+                name: Some("web".to_owned()),
+                image: Some("nginx:1".to_owned()),
+                pod_namespace: Some("shop".to_owned()),
                 ..Container::default()
             })),
             parent: Some(ProcessRef::default()),

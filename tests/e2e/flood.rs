@@ -345,6 +345,9 @@ fn small_ring() {
 const MEBIBYTE: u64 = 1 << 20;
 /// Most memory of its own after so many processes and files.
 const BOUND: u64 = 64 * MEBIBYTE;
+/// Most of an idle sensor, right after its start: 15 to 17 MiB were seen. Some 13 of these are pages of the program itself, and how many
+/// of them are mapped depends on what of it the page cache has.
+const IDLE_BOUND: u64 = 20 * MEBIBYTE;
 /// Half of them processes, half of them files.
 const MANY: usize = 200_000;
 
@@ -405,7 +408,7 @@ fn memory() {
         highest / 1024,
         after / 1024
     );
-    assert!(idle < 16 * MEBIBYTE, "{} KiB when idle", idle / 1024);
+    assert!(idle < IDLE_BOUND, "{} KiB when idle", idle / 1024);
     assert!(after < BOUND, "{} KiB afterwards", after / 1024);
     let seen = ledger.kernel("exec", "attempted") + ledger.kernel("file_create", "attempted");
     assert!(seen >= u64::try_from(MANY).unwrap(), "{:#}", ledger.0);
